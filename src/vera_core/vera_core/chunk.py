@@ -22,7 +22,6 @@ class ActionChunk:
         channels: n channel names of the contract.
         period: seconds that one action lasts.
         values: float64 [K, n], unit of each channel as in the contract.
-        anchor_positions: float64 [n], measured positions at `stamp`; what deltas add to.
         residual: float32 [K], ridge residual relative to the flow.
         observability: float32 [n], diag(J'WJ) of each channel relative to the largest.
 
@@ -36,7 +35,6 @@ class ActionChunk:
     channels: tuple[str, ...]
     period: float
     values: NDArray[np.float64]
-    anchor_positions: NDArray[np.float64]
     residual: NDArray[np.float32]
     observability: NDArray[np.float32]
     translator_id: str = ''
@@ -52,18 +50,18 @@ class ActionChunk:
                 f'for channels {", ".join(self.channels)}'
             )
         shapes = {
-            'anchor_positions': (self.anchor_positions.shape, (n,)),
             'residual': (self.residual.shape, (k,)),
             'observability': (self.observability.shape, (n,)),
         }
         for name, (found, expected) in shapes.items():
             if found != expected:
                 raise ChunkError(f'{name} has shape {found}; expected {expected}')
-        for name in ('values', 'anchor_positions'):
-            bad = ~np.isfinite(getattr(self, name))
-            if bad.any():
-                channel = self.channels[int(np.argwhere(bad)[0][-1])]
-                raise ChunkError(f'{name} of channel {channel!r} is not a finite number')
+        bad = ~np.isfinite(self.values)
+        if bad.any():
+            step, column = (int(i) for i in np.argwhere(bad)[0])
+            raise ChunkError(
+                f'action {step} of channel {self.channels[column]!r} is not a finite number'
+            )
         if not (np.isfinite(self.period) and self.period > 0):
             raise ChunkError(f'period is {self.period} s; it must be positive')
 
