@@ -1,0 +1,1 @@
+"""The `vera` command, the supervisor, and what spans several rooms."""

@@ -1,0 +1,1 @@
+"""ROS 2 nodes of vera_bringup, and the clients behind the `vera` command."""

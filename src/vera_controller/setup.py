@@ -1,0 +1,24 @@
+from setuptools import find_packages, setup
+
+package_name = 'vera_controller'
+
+setup(
+    name=package_name,
+    version='0.1.0',
+    packages=find_packages(exclude=['test', 'test.*']),
+    data_files=[
+        ('share/ament_index/resource_index/packages', ['resource/' + package_name]),
+        ('share/' + package_name, ['package.xml']),
+    ],
+    install_requires=['setuptools'],
+    zip_safe=False,
+    maintainer='VERA-ROS maintainers',
+    maintainer_email='maintainers@users.noreply.github.com',
+    description='Chunk queue, safety filter and state machine: the only path to a robot.',
+    license='Apache-2.0',
+    entry_points={
+        'console_scripts': [
+            'controller_node = vera_controller.nodes.controller_node:main',
+        ],
+    },
+)

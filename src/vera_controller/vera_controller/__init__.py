@@ -1,0 +1,1 @@
+"""Chunk queue, safety filter and state machine: the only path to a robot."""

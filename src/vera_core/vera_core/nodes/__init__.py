@@ -1,0 +1,1 @@
+"""Library of lifecycle nodes that other packages build on."""

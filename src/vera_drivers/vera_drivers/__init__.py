@@ -1,0 +1,1 @@
+"""Cameras and the simulator as ROS 2 nodes."""

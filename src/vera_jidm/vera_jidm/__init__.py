@@ -1,0 +1,1 @@
+"""From imagined frames to actions: optical flow, image-space Jacobian, ridge solve."""

@@ -1,0 +1,1 @@
+"""Video planners: a sentence and recent frames in, imagined frames out."""

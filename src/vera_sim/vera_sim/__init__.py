@@ -1,0 +1,1 @@
+"""Simulated embodiments behind one seam, with experts and analytic flow."""
