@@ -14,6 +14,6 @@ setup(
     zip_safe=False,
     maintainer='VERA-ROS maintainers',
     maintainer_email='maintainers@users.noreply.github.com',
-    description='What every room shares: the embodiment contract, canvas, image codec, clocks, lifecycle node base.',
+    description='What all rooms share: contract, canvas, image codec, clocks, lifecycle node base.',
     license='Apache-2.0',
 )

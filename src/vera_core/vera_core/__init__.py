@@ -1,1 +1,1 @@
-"""What every room shares: the embodiment contract, canvas, image codec, clocks, lifecycle node base."""
+"""What all rooms share: contract, canvas, image codec, clocks, lifecycle node base."""
