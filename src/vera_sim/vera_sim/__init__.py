@@ -1,1 +1,25 @@
-"""Simulated embodiments behind one seam, with experts and analytic flow."""
+"""Simulated embodiments behind the Environment seam. Named as simulations wherever they appear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vera_sim.finger import DwellJudge, FingerEnv
+from vera_sim.language import Instruction
+
+ENVIRONMENTS = {'finger': FingerEnv}
+
+
+def make_environment(name: str, options: dict[str, Any], size: int) -> FingerEnv:
+    """The environment called `name`, with the contract's sim options, pictured size x size.
+
+    Raises:
+        ValueError: an unknown environment; the message lists the known ones.
+    """
+    if name not in ENVIRONMENTS:
+        known = ', '.join(sorted(ENVIRONMENTS))
+        raise ValueError(f'unknown simulated environment {name!r}; known: {known}')
+    return ENVIRONMENTS[name](size=size, **options)
+
+
+__all__ = ['ENVIRONMENTS', 'DwellJudge', 'FingerEnv', 'Instruction', 'make_environment']
