@@ -1,0 +1,357 @@
+"""The contract: everything that is particular to one embodiment, from one YAML file.
+
+The same frozen object configures live nodes, recording, training and evaluation. Channels and
+joints are matched by name, never by index.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vera_core import contract_checks
+from vera_core.clocks import seconds_to_ns
+from vera_core.contract_files import find_contract
+from vera_core.contract_reader import Checked, ContractError, build, read_document
+
+POSITIVE = {'above': 0}
+HZ = {'above': 0, 'unit': 'Hz'}
+SECONDS = {'above': 0, 'unit': 's'}
+PIXELS = {'min': 1, 'unit': 'px'}
+FRAMES = {'min': 1, 'unit': 'frames'}
+
+
+@dataclass(frozen=True)
+class Channel(Checked):
+    """One number of an action.
+
+    Attributes:
+        name: matched by name everywhere.
+        kind: joint_delta, joint_target, cartesian_delta or gripper.
+        unit: rad, m or ratio (0..1, grippers).
+        joint: the joint it moves; none for Cartesian channels.
+        scale: typical size of one action, in `unit`; what training divides by.
+    """
+
+    name: str
+    kind: str
+    unit: str
+    joint: str | None = None
+    scale: float = field(default=1.0, metadata=POSITIVE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        contract_checks.check_channel(self)
+
+
+@dataclass(frozen=True)
+class Joint(Checked):
+    """Limits of one joint: position (low, high) [rad or m], velocity [/s], acceleration [/s^2]."""
+
+    name: str
+    position: tuple[float, float]
+    velocity: float = field(metadata=POSITIVE)
+    acceleration: float = field(metadata=POSITIVE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        contract_checks.check_joint(self)
+
+
+@dataclass(frozen=True)
+class Control(Checked):
+    """Set-points: their rate [Hz], and seconds without joint states before the robot holds."""
+
+    rate: float = field(metadata=HZ)
+    state_timeout: float = field(metadata=SECONDS)
+
+    @property
+    def period(self) -> float:
+        """Seconds between set-points."""
+        return 1.0 / self.rate
+
+    @property
+    def period_ns(self) -> int:
+        """Nanoseconds between set-points."""
+        return seconds_to_ns(self.period)
+
+
+@dataclass(frozen=True)
+class Video(Checked):
+    """The planner's grid of time.
+
+    Attributes:
+        frame_period: seconds between the frames of a plan.
+        context: N, frames of the past that the planner sees.
+        look_ahead: M, frames imagined.
+        committed: K <= M, frames translated into one action chunk.
+        frame_timeout: seconds without camera frames before the planner reports it.
+    """
+
+    frame_period: float = field(metadata=SECONDS)
+    context: int = field(metadata=FRAMES)
+    look_ahead: int = field(metadata=FRAMES)
+    committed: int = field(metadata=FRAMES)
+    frame_timeout: float = field(metadata=SECONDS)
+
+    @property
+    def frame_period_ns(self) -> int:
+        """Nanoseconds between the frames of a plan."""
+        return seconds_to_ns(self.frame_period)
+
+
+@dataclass(frozen=True)
+class CanvasSpec(Checked):
+    """Size of the image that planner and translator work on, pixels."""
+
+    height: int = field(metadata=PIXELS)
+    width: int = field(metadata=PIXELS)
+
+
+@dataclass(frozen=True)
+class Crop(Checked):
+    """The part of a camera image that is used: top left corner and size, pixels of the camera."""
+
+    x: int = field(metadata={'min': 0, 'unit': 'px'})
+    y: int = field(metadata={'min': 0, 'unit': 'px'})
+    width: int = field(metadata=PIXELS)
+    height: int = field(metadata=PIXELS)
+
+
+@dataclass(frozen=True)
+class CameraSpec(Checked):
+    """One view: images of `width` x `height` pixels at `rate` Hz on a relative topic."""
+
+    name: str
+    topic: str
+    width: int = field(metadata=PIXELS)
+    height: int = field(metadata=PIXELS)
+    rate: float = field(metadata=HZ)
+    crop: Crop | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        contract_checks.check_camera(self)
+
+    @property
+    def info_topic(self) -> str:
+        """Topic of the camera_info that goes with `topic`."""
+        base, _, _ = self.topic.rpartition('/')
+        return f'{base}/camera_info' if base else 'camera_info'
+
+    @property
+    def period_ns(self) -> int:
+        """Nanoseconds between images."""
+        return seconds_to_ns(1.0 / self.rate)
+
+    @property
+    def used(self) -> Crop:
+        """The crop, or the whole image."""
+        return self.crop or Crop(x=0, y=0, width=self.width, height=self.height)
+
+
+@dataclass(frozen=True)
+class GoalSpec(Checked):
+    """Seconds after which execute_goal gives up, unless its goal says otherwise."""
+
+    timeout: float = field(metadata=SECONDS)
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """A checkpoint by name; `sha256` (at least 8 hex digits) pins its weights."""
+
+    name: str
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        contract_checks.check_checkpoint_ref(self)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Which organs to use unless told otherwise."""
+
+    planner: str
+    translator: str
+    robot: str
+    planner_checkpoint: CheckpointRef | None = None
+    translator_checkpoint: CheckpointRef | None = None
+
+
+@dataclass(frozen=True)
+class SimSpec(Checked):
+    """The simulated environment: its name, physics rate [Hz] and its own options."""
+
+    environment: str
+    physics_rate: float = field(metadata=HZ)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What is particular to one embodiment. Use `load_contract` to make one."""
+
+    embodiment: str
+    channels: tuple[Channel, ...]
+    joints: tuple[Joint, ...]
+    home: dict[str, float]
+    control: Control
+    video: Video
+    canvas: CanvasSpec
+    cameras: tuple[CameraSpec, ...]
+    goal: GoalSpec
+    defaults: Defaults
+    description: str = ''
+    sim: SimSpec | None = None
+
+    def __post_init__(self) -> None:
+        contract_checks.check_contract(self)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """The n channels, in the order of the J-IDM's columns."""
+        return tuple(channel.name for channel in self.channels)
+
+    @property
+    def channel_scales(self) -> NDArray[np.float64]:
+        """float64 [n], typical size of one action, unit of each channel."""
+        return np.array([channel.scale for channel in self.channels])
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """The j joints, in the order of `home_positions` and all limits."""
+        return tuple(joint.name for joint in self.joints)
+
+    @property
+    def home_positions(self) -> NDArray[np.float64]:
+        """float64 [j], rad or m."""
+        return np.array([self.home[name] for name in self.joint_names])
+
+    @property
+    def position_limits(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lowest and highest positions, float64 [j] each, rad or m."""
+        limits = np.array([joint.position for joint in self.joints], dtype=np.float64)
+        return limits[:, 0], limits[:, 1]
+
+    @property
+    def velocity_limits(self) -> NDArray[np.float64]:
+        """float64 [j], rad/s or m/s."""
+        return np.array([joint.velocity for joint in self.joints])
+
+    @property
+    def acceleration_limits(self) -> NDArray[np.float64]:
+        """float64 [j], rad/s^2 or m/s^2."""
+        return np.array([joint.acceleration for joint in self.joints])
+
+    @property
+    def ticks_per_frame(self) -> int:
+        """Set-points in one frame period."""
+        return round(self.control.rate * self.video.frame_period)
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """The views, left to right on the canvas."""
+        return tuple(camera.name for camera in self.cameras)
+
+    def joint_index(self, name: str) -> int:
+        """Place of a joint in all arrays; raises ContractError for an unknown one."""
+        return contract_checks.index_of(name, self.joint_names, 'joint')
+
+    def channel_index(self, name: str) -> int:
+        """Place of a channel in an action; raises ContractError for an unknown one."""
+        return contract_checks.index_of(name, self.channel_names, 'channel')
+
+    def camera(self, name: str) -> CameraSpec:
+        """A camera by its name; raises ContractError for an unknown one."""
+        return self.cameras[contract_checks.index_of(name, self.camera_names, 'camera')]
+
+    def slot_width(self, camera: CameraSpec) -> int:
+        """Pixels of the canvas that a view takes: its aspect at the height of the canvas."""
+        return contract_checks.slot_width(camera, self.canvas)
+
+    def visual_fields(self) -> dict[str, Any]:
+        """What a planner checkpoint depends on: plain data, for its JSON and `check_contract`."""
+        return {**self._view_fields(), 'frame_period': self.video.frame_period}
+
+    def action_fields(self) -> dict[str, Any]:
+        """What a translator checkpoint depends on: plain data, likewise."""
+        channels = [{'name': c.name, 'kind': c.kind, 'unit': c.unit} for c in self.channels]
+        return {**self._view_fields(), 'channels': channels}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole contract as plain data; `build(Contract, ...)` makes it again."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the whole contract."""
+        return hash_fields(self.to_dict())
+
+    def _view_fields(self) -> dict[str, Any]:
+        return {
+            'canvas': {'height': self.canvas.height, 'width': self.canvas.width},
+            'cameras': [
+                {
+                    'name': camera.name,
+                    'crop': dataclasses.asdict(camera.crop) if camera.crop else None,
+                    'canvas_width': self.slot_width(camera),
+                }
+                for camera in self.cameras
+            ],
+        }
+
+
+def hash_fields(fields: Mapping[str, Any]) -> str:
+    """SHA-256, 64 hex digits, of plain data; the order of keys does not matter."""
+    text = json.dumps(fields, sort_keys=True, separators=(',', ':'), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_contract(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> Contract:
+    """Read and validate the contract of an embodiment.
+
+    Args:
+        name_or_path: 'finger', or the path of a YAML file. Names are looked for in the folders of
+            VERA_CONFIG_PATH, in the source tree, and in share/vera_bringup/config/embodiments.
+        overrides: values put over those of the file: nested mappings or dotted keys such as
+            {'joints.joint_1.velocity': 1.0, 'video': {'committed': 2}}; None takes a key away.
+
+    Raises:
+        ContractError: one precise message, with file and line, for whatever is wrong.
+    """
+    document = read_document(find_contract(name_or_path))
+    if overrides:
+        document.override(overrides)
+    try:
+        return build(Contract, document.data)
+    except ContractError as error:
+        raise ContractError(error.message, error.key, document.where(error.key)) from None
+
+
+__all__ = [
+    'CameraSpec',
+    'CanvasSpec',
+    'Channel',
+    'CheckpointRef',
+    'Contract',
+    'ContractError',
+    'Control',
+    'Crop',
+    'Defaults',
+    'GoalSpec',
+    'Joint',
+    'SimSpec',
+    'Video',
+    'hash_fields',
+    'load_contract',
+]
