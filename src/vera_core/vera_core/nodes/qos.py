@@ -1,0 +1,46 @@
+"""Quality of service by purpose. Publisher and subscriber of a topic name the same one.
+
+A reliable subscriber never matches a best-effort publisher, silently: so nobody writes a profile
+of its own.
+"""
+
+from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+
+def _profile(
+    depth: int,
+    reliability: ReliabilityPolicy,
+    durability: DurabilityPolicy = DurabilityPolicy.VOLATILE,
+    lifespan: Duration | None = None,
+) -> QoSProfile:
+    extra = {} if lifespan is None else {'lifespan': lifespan}
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=reliability,
+        durability=durability,
+        **extra,
+    )
+
+
+CHUNK_LIFESPAN_S = 2.0
+
+#: Cameras, live: the newest frame matters, a lost one does not.
+IMAGE = _profile(2, ReliabilityPolicy.BEST_EFFORT)
+#: Cameras in lock-step: every frame counts.
+IMAGE_RELIABLE = _profile(10, ReliabilityPolicy.RELIABLE)
+#: joint_states, live.
+STATE = _profile(5, ReliabilityPolicy.BEST_EFFORT)
+#: joint_states in lock-step: a lost one would stop the simulation for ever.
+STATE_RELIABLE = _profile(5, ReliabilityPolicy.RELIABLE)
+#: visual_plan.
+PLAN = _profile(2, ReliabilityPolicy.RELIABLE)
+#: action_chunk: an old one must never be executed, so it expires on the way.
+CHUNK = _profile(
+    1, ReliabilityPolicy.RELIABLE, lifespan=Duration(seconds=CHUNK_LIFESPAN_S)
+)
+#: joint_commands: only the newest set-point.
+COMMAND = _profile(1, ReliabilityPolicy.RELIABLE)
+#: goal_status, controller_status: a late joiner sees the last one.
+LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
