@@ -1,0 +1,231 @@
+"""Trains the compact planner with diffusion forcing; the loss is on the future frames only."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+from vera_core.checkpoint import write_checkpoint
+
+from vera_planner.clips import ClipDataset
+from vera_planner.diffusion import NoiseConfig, noised, sample, training_levels
+from vera_planner.network import NetworkConfig, VideoNetwork
+from vera_planner.text import shared_encoder
+
+LICENCE = 'Apache-2.0'
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        data: folder of training clips; held_out: folder of validation clips.
+        out: folder for state, curve and checkpoint.
+        steps: optimiser steps of `batch` windows each.
+        moving: extra weight of pixels that change between the anchor and the target frame.
+    """
+
+    data: Path
+    held_out: Path
+    out: Path
+    name: str = 'compact_finger'
+    steps: int = 16000
+    batch: int = 16
+    lr: float = 6e-4
+    warmup: int = 200
+    ema: float = 0.998
+    moving: float = 8.0
+    seed: int = 0
+    threads: int = 1
+    bf16: bool = True
+    validate_every: int = 500
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+
+
+def to_signal(frames: np.ndarray) -> Tensor:
+    """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in -1..1."""
+    return torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1
+
+
+def video_loss(predicted: Tensor, target: Tensor, anchor: Tensor, moving: float) -> Tensor:
+    """Charbonnier loss with emphasis on pixels that move, per window [B]."""
+    change = (target - anchor[:, None]).abs().amax(2, keepdim=True) > 0.08
+    b, m, _, h, w = change.shape
+    near = F.max_pool2d(change.float().reshape(b * m, 1, h, w), 3, 1, 1).view(b, m, 1, h, w)
+    weight = 1 + moving * near
+    error = torch.sqrt((predicted - target) ** 2 + 1e-4) - 1e-2
+    return (weight * error).mean((1, 2, 3, 4)) / weight.mean((1, 2, 3, 4))
+
+
+class Trainer:
+    """Holds all that an exact resume needs."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.clips = ClipDataset(config.data, config.network.context, config.network.look_ahead)
+        self.network = VideoNetwork(config.network).to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01
+        )
+        self.rng = np.random.default_rng(config.seed)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.step = 0
+        self.seconds = 0.0
+        self.curve: list[dict[str, float]] = []
+        self.encoder = shared_encoder()
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then half a cosine to 2%."""
+        c = self.config
+        rise = min(1.0, (self.step + 1) / c.warmup)
+        return c.lr * rise * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * self.step / c.steps)))
+
+    def train_step(self) -> float:
+        """One optimiser step; its loss."""
+        c, net = self.config, self.config.network
+        batch, history = self.clips.sample(self.rng, c.batch)
+        frames = to_signal(batch.frames)
+        text = torch.from_numpy(np.stack([self.encoder(s) for s in batch.sentences]))
+        levels = training_levels(
+            torch.from_numpy(history), net.context, net.look_ahead, c.noise, self.generator
+        )
+        noise = torch.randn(frames.shape, generator=self.generator)
+        target, anchor = frames[:, net.context :], frames[:, net.context - 1]
+        with torch.autocast('cpu', torch.bfloat16, enabled=c.bf16):
+            predicted = self.network(noised(frames, levels, noise), levels, text)
+        # Low noise leaves little to predict: weigh windows so that no level dominates.
+        weight = 1 / (0.25 + levels[:, net.context :].mean(1))
+        loss = (video_loss(predicted.float(), target, anchor, c.moving) * weight).mean()
+        for group in self.optimiser.param_groups:
+            group['lr'] = self.learning_rate()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        decay = min(c.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, now in zip(
+                self.average.parameters(), self.network.parameters(), strict=True
+            ):
+                mean.lerp_(now, 1 - decay)
+        return float(loss.detach())
+
+    def run(self) -> None:
+        """Train to the last step, validating and saving state on the way."""
+        c = self.config
+        recent: list[float] = []
+        bar = tqdm(total=c.steps, initial=self.step, desc=f'train {c.name}', mininterval=5)
+        started = time.monotonic()
+        while self.step < c.steps:
+            recent.append(self.train_step())
+            bar.update()
+            if self.step % c.validate_every == 0 or self.step == c.steps:
+                row = {'step': self.step, 'loss': float(np.mean(recent))}
+                row['seconds'] = self.seconds + time.monotonic() - started
+                row |= validate(self.average, Path(c.held_out), self.encoder)
+                self.curve.append(row)
+                recent.clear()
+                bar.set_postfix({k: f'{v:.2f}' for k, v in row.items() if k.startswith('psnr')})
+                self.save(self.seconds + time.monotonic() - started)
+        self.seconds += time.monotonic() - started
+
+    def save(self, seconds: float) -> None:
+        """State for an exact resume, and the curve so far."""
+        out = Path(self.config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        state = {
+            'network': self.network.state_dict(), 'average': self.average.state_dict(),
+            'optimiser': self.optimiser.state_dict(), 'step': self.step, 'seconds': seconds,
+            'generator': self.generator.get_state(), 'curve': self.curve,
+            'rng': json.dumps(self.rng.bit_generator.state),
+        }
+        part = out / 'state.part'
+        torch.save(state, part)
+        part.replace(out / 'state.pt')
+        (out / 'curve.json').write_text(json.dumps(self.curve, indent=1))
+
+    def resume(self) -> bool:
+        """Continue from `out/state.pt` if it is there."""
+        file = Path(self.config.out) / 'state.pt'
+        if not file.is_file():
+            return False
+        state = torch.load(file, weights_only=True)
+        self.network.load_state_dict(state['network'])
+        self.average.load_state_dict(state['average'])
+        self.optimiser.load_state_dict(state['optimiser'])
+        self.generator.set_state(state['generator'])
+        self.rng.bit_generator.state = json.loads(state['rng'])
+        self.step, self.seconds, self.curve = state['step'], state['seconds'], state['curve']
+        return True
+
+    def export(self, command: str) -> Path:
+        """Write the averaged weights (float16) as a checkpoint."""
+        c = self.config
+        tensors = {
+            k: v.detach().to(torch.float16).numpy() for k, v in self.average.state_dict().items()
+        }
+        plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(c).items()}
+        training = {
+            'command': command, 'seed': c.seed, 'steps': self.step, 'seconds': self.seconds,
+            'data': self.clips.meta['recipe'] | {'clips': len(self.clips)}, 'licence': LICENCE,
+            'options': {k: v for k, v in plain.items() if k not in ('data', 'held_out', 'out')},
+            'metrics': self.curve[-1] if self.curve else {},
+        }
+        return write_checkpoint(
+            Path(c.out) / f'{c.name}.safetensors', tensors, kind='planner',
+            config=c.network.to_dict(), contract=self.clips.meta['contract'], training=training,
+        )
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio [dB] of signals in -1..1 over the last three axes."""
+    return 10 * torch.log10(4 / ((a - b) ** 2).mean((-3, -2, -1)).clamp_min(1e-10))
+
+
+def validate(
+    network: VideoNetwork, held_out: Path, encoder: Any, windows: int = 96, steps: int = 4
+) -> dict[str, float]:
+    """PSNR [dB] of held-out futures at episode start, with the right and with a wrong sentence."""
+    c = network.config
+    clips = ClipDataset(held_out, c.context, c.look_ahead)
+    rng, generator = np.random.default_rng(99), torch.Generator().manual_seed(99)
+    batch, _ = clips.sample(rng, windows, first_anchor=True)
+    groups = clips.meta['groups']
+    wrong = []
+    for sentence in batch.sentences:
+        others = [g for g in groups if sentence not in g]
+        wrong.append(others[int(rng.integers(len(others)))][0])
+    frames = to_signal(batch.frames)
+    result: dict[str, float] = {}
+    mode = network.training
+    network.eval()
+    for label, sentences in (('right', batch.sentences), ('wrong', wrong)):
+        text = torch.from_numpy(np.stack([encoder(s) for s in sentences]))
+        with torch.autocast('cpu', torch.bfloat16):
+            future = torch.cat([
+                sample(
+                    network, frames[i : i + 32, c.context - 1 : c.context], text[i : i + 32],
+                    slots=c.context, look_ahead=c.look_ahead, steps=steps, generator=generator,
+                )
+                for i in range(0, windows, 32)
+            ])
+        score = psnr(future, frames[:, c.context :]).mean(0)
+        result[f'psnr1_{label}'] = float(score[0])
+        result[f'psnr{c.look_ahead}_{label}'] = float(score[-1])
+    network.train(mode)
+    return result
