@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from vera_core import contract_checks
@@ -338,6 +339,28 @@ def load_contract(name_or_path: str | Path, overrides: Mapping[str, Any] | None 
         raise ContractError(error.message, error.key, document.where(error.key)) from None
 
 
+def parse_overrides(text: str) -> dict[str, Any]:
+    """Overrides of a contract from one line of YAML.
+
+    Args:
+        text: e.g. '{video.committed: 2, joints.joint_1.velocity: 1.0}'; empty for none.
+
+    Raises:
+        ContractError: no YAML mapping.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ContractError(f'broken YAML: {error}', where=f'overrides {text!r}') from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ContractError(
+            "is no mapping; write e.g. '{video.committed: 2}'", where=f'overrides {text!r}'
+        )
+    return {str(key): value for key, value in data.items()}
+
+
 __all__ = [
     'CameraSpec',
     'CanvasSpec',
@@ -354,4 +377,5 @@ __all__ = [
     'Video',
     'hash_fields',
     'load_contract',
+    'parse_overrides',
 ]

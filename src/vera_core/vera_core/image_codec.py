@@ -1,8 +1,8 @@
 """Images in and out of sensor_msgs/Image without cv_bridge.
 
 Messages are duck-typed, so this module needs no ROS. The data field of a message is filled from an
-`array.array`: its setter takes that as it is, where a list or a numpy array would be checked element
-by element (50 ms for 640x480 instead of 0.2 ms).
+`array.array`: its setter takes that as it is, where a list or a numpy array would be checked
+element by element (50 ms for 640x480 instead of 0.2 ms).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def encode(
     if height == 0 or width == 0:
         raise ImageError(f'image is empty: {width}x{height}')
     data = array.array('B')
-    data.frombytes(memoryview(np.ascontiguousarray(image)))
+    data.frombytes(np.ascontiguousarray(image).data)
     out: Any = msg
     out.height, out.width = height, width
     out.encoding = encoding or 'rgb8'

@@ -45,9 +45,7 @@ class VideoPlanner(Protocol):
     planner_id: str
     checkpoint_hash: str
 
-    def plan(
-        self, context: Image, prompt: str, *, seed: int = 0, warm_start: Any = None
-    ) -> Plan:
+    def plan(self, context: Image, prompt: str, *, seed: int = 0, warm_start: Any = None) -> Plan:
         """Imagine the future of `context`, uint8 [T, H, W, 3], T >= 1, oldest first."""
 
 

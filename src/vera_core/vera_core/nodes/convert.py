@@ -11,12 +11,12 @@ from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image as ImageMsg
 from sensor_msgs.msg import JointState
-from vera_msgs.msg import ActionChunk as ActionChunkMsg
 
 from vera_core.chunk import ActionChunk, ChunkError
 from vera_core.clocks import from_ns, to_ns
 from vera_core.image_codec import decode, encode
 from vera_core.seams import Image, RobotState
+from vera_msgs.msg import ActionChunk as ActionChunkMsg
 
 CANVAS_FRAME_ID = 'canvas'
 
@@ -145,9 +145,7 @@ def joints_from_msg(msg: JointState, names: Sequence[str]) -> RobotState:
         raise StateError(f'a joint is named twice: {", ".join(found)}')
     missing = [name for name in names if name not in found]
     if missing:
-        raise StateError(
-            f'lacks joint {", ".join(missing)}; it has {", ".join(found) or "none"}'
-        )
+        raise StateError(f'lacks joint {", ".join(missing)}; it has {", ".join(found) or "none"}')
     order = [found.index(name) for name in names]
     columns: dict[str, NDArray[np.float64]] = {}
     for field in ('position', 'velocity'):

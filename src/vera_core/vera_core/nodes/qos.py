@@ -37,9 +37,7 @@ STATE_RELIABLE = _profile(5, ReliabilityPolicy.RELIABLE)
 #: visual_plan.
 PLAN = _profile(2, ReliabilityPolicy.RELIABLE)
 #: action_chunk: an old one must never be executed, so it expires on the way.
-CHUNK = _profile(
-    1, ReliabilityPolicy.RELIABLE, lifespan=Duration(seconds=CHUNK_LIFESPAN_S)
-)
+CHUNK = _profile(1, ReliabilityPolicy.RELIABLE, lifespan=Duration(seconds=CHUNK_LIFESPAN_S))
 #: joint_commands: only the newest set-point.
 COMMAND = _profile(1, ReliabilityPolicy.RELIABLE)
 #: goal_status, controller_status: a late joiner sees the last one.
