@@ -11,6 +11,8 @@ The syntax stays readable for older Pythons, which are told what is wanted inste
 """
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -150,12 +152,24 @@ def clean_environment():
     return env
 
 
-def run(command, cwd=ROOT):
-    """Run a command; its output goes to the log. Returns (exit status, output)."""
+@contextlib.contextmanager
+def one_at_a_time():
+    """`make demo` in one terminal and `make test` in another wait for each other here."""
     LOG.parent.mkdir(parents=True, exist_ok=True)
+    with (ROOT / 'build' / 'setup.lock').open('w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say('another setup is running here; waiting for it')
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def run(command):
+    """Run a command; its output goes to the log. Returns (exit status, output)."""
     process = subprocess.Popen(
         [str(part) for part in command],
-        cwd=str(cwd),
+        cwd=str(ROOT),
         env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -203,7 +217,7 @@ def make_venv(stamp):
         if VENV.exists():
             say('making .venv anew: it does not work here')
             shutil.rmtree(str(VENV))
-            shutil.rmtree(str(ROOT / 'build'), ignore_errors=True)
+            shutil.rmtree(str(ROOT / 'build' / 'colcon'), ignore_errors=True)
         say('creating .venv with Python {}.{}.{}'.format(*sys.version_info[:3]))
         status, output = run([sys.executable, '-m', 'venv', VENV])
         if status != 0:
@@ -247,7 +261,6 @@ def install_torch(gpu):
         for line in (ROOT / 'requirements' / 'torch.txt').read_text().splitlines()
         if line.startswith('torch==')
     )
-    run([VENV / 'bin' / 'python', '-m', 'pip', 'uninstall', '--yes', 'torch'])
     if not gpu:
         say('installing torch, CPU build (about 200 MB)')
         where = ['--index-url', TORCH_CPU_INDEX, '--retries', '1', '--timeout', '15']
@@ -257,6 +270,8 @@ def install_torch(gpu):
         say('no CPU build of torch can be reached; installing the default build (some GB)')
     else:
         say('installing torch with CUDA (some GB)')
+        if any(site_packages().glob('torch-*+cpu.dist-info')):  # pip would let it pass
+            run([VENV / 'bin' / 'python', '-m', 'pip', 'uninstall', '--yes', 'torch'])
     must(pip_install(pin), 'torch')
 
 
@@ -404,9 +419,10 @@ def main():
                 os.execv(better, [better, *sys.argv])
             check_python(sys.version_info)
         check_machine()
-        stamp, facts = make_venv(read_stamp())
-        install_requirements(stamp, facts, arguments.gpu)
-        build_packages(stamp)
+        with one_at_a_time():
+            stamp, facts = make_venv(read_stamp())
+            install_requirements(stamp, facts, arguments.gpu)
+            build_packages(stamp)
     except SetupError as error:
         print('setup: ' + str(error), file=sys.stderr)
         return 1
