@@ -1,0 +1,269 @@
+"""The simulated world on its own time line: state, camera grid, ground truth, the expert's future.
+
+No clock, no ROS. The sim node and the pure lock-step evaluation drive the same class, so both get
+the same numbers bit for bit: a tick is `step(command)`, then the images of `cameras_due()`, then
+`robot_state()`, always in this order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vera_core import canvas
+from vera_core.clocks import NS_PER_S, ns_to_seconds
+from vera_core.contract import CameraSpec, Contract
+from vera_core.seams import Environment, Image, RobotState
+from vera_sim import DwellJudge, make_environment
+
+Float = NDArray[np.float64]
+
+EPISODE_GRID_NS = 10 * NS_PER_S  # lock-step episodes begin on whole multiples of this
+HISTORY_S = 20.0  # how long simulated states are kept for `expert_future`
+
+
+class WorldError(ValueError):
+    """The simulated world cannot do what was asked; the message says why."""
+
+
+class SimEnvironment(Environment, Protocol):
+    """What the world asks of an environment beyond the seam: ground truth and an expert."""
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Names of the objects in the scene."""
+
+    def set_state(self, q: Float, dq: Float | None = None) -> None:
+        """Put the joints at `q` [rad] with velocity `dq` [rad/s]."""
+
+    def distances(self) -> Float:
+        """From the tip to each object, pixels of the canvas."""
+
+    def inside(self) -> NDArray[np.bool_]:
+        """Whether the tip is inside each object."""
+
+    def parse(self, text: str) -> str | None:
+        """The object that a goal in words names, or None."""
+
+    def expert_rollout(self, target: str, frames: int, q: Float | None = None) -> list[Image]:
+        """The expert's next `frames` camera images, starting from `q`."""
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What evaluation and viewers may know, and nothing in the control path may.
+
+    Attributes:
+        stamp: simulated time, ns. seed: of the episode.
+        objects: names; distances: float64 [px of the canvas]; inside: bool, one for each object.
+        dwelled: the first object in which the tip stayed for the dwell time; '' if none.
+    """
+
+    stamp: int
+    seed: int
+    objects: tuple[str, ...]
+    distances: Float
+    inside: NDArray[np.bool_]
+    dwelled: str
+
+
+class SimWorld:
+    """An environment, its time line, its cameras and its judge.
+
+    Args:
+        contract: needs a `sim` part and one camera.
+        env: the environment; its joints are the contract's, in any order.
+        dwell: frames of `video.frame_period` that the tip must stay in an object.
+
+    Raises:
+        WorldError: joints or cameras that do not fit the contract.
+    """
+
+    def __init__(self, contract: Contract, env: SimEnvironment, dwell: int = 5) -> None:
+        if sorted(env.joint_names) != sorted(contract.joint_names):
+            raise WorldError(
+                f'the environment has joints {", ".join(env.joint_names)}, the contract '
+                f'{", ".join(contract.joint_names)}; make sim.options fit the joints'
+            )
+        if len(contract.cameras) != 1:
+            raise WorldError(
+                f'the simulated world has one camera, the contract {len(contract.cameras)}: '
+                f'{", ".join(contract.camera_names)}'
+            )
+        self.contract = contract
+        self.env = env
+        self._dwell = dwell
+        # Arrays here follow the contract; the environment may order its joints differently.
+        self._to_env = [contract.joint_names.index(name) for name in env.joint_names]
+        self._to_contract = [env.joint_names.index(name) for name in contract.joint_names]
+        self._ring: deque[tuple[int, Float]] = deque(maxlen=int(HISTORY_S * contract.control.rate))
+        self.reset(0, 0)
+
+    def reset(self, seed: int, stamp: int) -> None:
+        """Begin the episode of `seed` at `stamp` ns: at rest, images of all cameras due."""
+        self.env.reset(seed)
+        self.seed = seed
+        self.stamp = stamp
+        self._target = self.positions()
+        self._judge = DwellJudge(self._dwell)
+        self._dwelled = ''
+        self._ring.clear()
+        self._begin_grids()
+        self._observe()
+
+    def next_episode(self) -> int:
+        """Stamp [ns] at which a lock-step episode begins: simulated time never goes back."""
+        return (self.stamp // EPISODE_GRID_NS + 1) * EPISODE_GRID_NS
+
+    def step(
+        self, target: Float | None = None, dt_ns: int | None = None, stamp: int | None = None
+    ) -> None:
+        """Advance towards a set-point and keep what came of it.
+
+        Args:
+            target: joint set-point by the contract's order [rad or m]; None holds the last one.
+            dt_ns: one control period unless told.
+            stamp: of the state after the step; the last one plus `dt_ns` unless told.
+        """
+        if target is not None:
+            self._target = np.array(target, dtype=np.float64)
+        # The very dt of the control loop: evaluation and graph must integrate the same float.
+        dt = self.contract.control.period if dt_ns is None else ns_to_seconds(dt_ns)
+        self.env.step(self._target[self._to_env], dt)
+        before = self.stamp
+        after = before + (self.contract.control.period_ns if dt_ns is None else dt_ns)
+        self.stamp = after if stamp is None else stamp
+        if self.stamp <= before:
+            # Only a live clock can be set back: what was kept belongs to another time.
+            self._ring.clear()
+            self._begin_grids()
+        self._observe()
+
+    def positions(self) -> Float:
+        """Joint positions by the contract's order, float64 [j], rad or m."""
+        return self.env.state()[0][self._to_contract]
+
+    def robot_state(self) -> RobotState:
+        """The state now, as an ideal encoder measures it."""
+        q, dq = self.env.state()
+        return RobotState(self.stamp, q[self._to_contract], dq[self._to_contract])
+
+    def cameras_due(self) -> tuple[CameraSpec, ...]:
+        """Cameras whose grid (every 1/rate s from the reset) was reached since the last call."""
+        due = []
+        for camera in self.contract.cameras:
+            count = (self.stamp - self._origin) // camera.period_ns
+            if count > self._taken[camera.name]:
+                self._taken[camera.name] = count
+                due.append(camera)
+        return tuple(due)
+
+    def image(self, camera: CameraSpec) -> Image:
+        """What a camera sees now, uint8 [height, width, 3].
+
+        Raises:
+            WorldError: the environment pictures another size than the contract says.
+        """
+        image = self.env.render()
+        if image.shape != (camera.height, camera.width, 3):
+            raise WorldError(
+                f'the environment pictures {image.shape[1]}x{image.shape[0]}, camera '
+                f'{camera.name!r} is {camera.width}x{camera.height} in the contract'
+            )
+        return image
+
+    def canvas(self) -> Image:
+        """All views now on the canvas, uint8 [H, W, 3]: the planner's frame."""
+        return canvas.tile({c.name: self.image(c) for c in self.contract.cameras}, self.contract)
+
+    def truth(self) -> GroundTruth:
+        """Ground truth now."""
+        return GroundTruth(
+            stamp=self.stamp,
+            seed=self.seed,
+            objects=self.env.objects,
+            distances=self.env.distances(),
+            inside=self.env.inside(),
+            dwelled=self._dwelled,
+        )
+
+    def positions_at(self, stamp: int) -> Float:
+        """The kept joint positions nearest to `stamp` [ns], by the contract's order.
+
+        Raises:
+            WorldError: no state within two control periods of it is kept.
+        """
+        nearest = min(self._ring, key=lambda kept: abs(kept[0] - stamp))
+        if abs(nearest[0] - stamp) > 2 * self.contract.control.period_ns:
+            first, last = self._ring[0][0], self._ring[-1][0]
+            raise WorldError(
+                f'no simulated state at {ns_to_seconds(stamp):.3f} s is kept; this episode has '
+                f'{ns_to_seconds(first):.3f} to {ns_to_seconds(last):.3f} s'
+            )
+        return nearest[1].copy()
+
+    def expert_future(self, prompt: str, anchor: int, frames: int) -> Image:
+        """Privileged: the canvases that the scripted expert would produce after `anchor`.
+
+        Args:
+            prompt: one of the environment's own phrasings.
+            anchor: stamp [ns] of the simulated state to start from.
+            frames: how many, one each `video.frame_period`.
+
+        Returns:
+            uint8 [frames, H, W, 3].
+
+        Raises:
+            WorldError: the prompt names no object of the scene, or the state is not kept.
+        """
+        if frames < 1:
+            raise WorldError(f'{frames} frames of the expert were asked for; it takes at least 1')
+        target = self.env.parse(prompt)
+        if target is None:
+            objects = ', '.join(self.env.objects) or 'none'
+            raise WorldError(
+                f'the expert knows no goal {prompt!r}; objects of the scene: {objects}'
+            )
+        q = self.positions_at(anchor)[self._to_env]
+        views = self.env.expert_rollout(target, frames, q=q)
+        name = self.contract.cameras[0].name
+        return np.stack([canvas.tile({name: view}, self.contract) for view in views])
+
+    def _begin_grids(self) -> None:
+        self._origin = self.stamp
+        self._taken = {camera.name: -1 for camera in self.contract.cameras}
+        self._judged = -1
+
+    def _observe(self) -> None:
+        self._ring.append((self.stamp, self.positions()))
+        frame = (self.stamp - self._origin) // self.contract.video.frame_period_ns
+        if frame > self._judged:
+            self._judged = frame
+            found = self._judge.observe(self.env.objects, self.env.inside())
+            self._dwelled = self._dwelled or found or ''
+
+
+def make_world(contract: Contract, dwell: int = 5) -> SimWorld:
+    """The world that the contract's `sim` part describes.
+
+    Raises:
+        WorldError: the contract has no such part, or it does not fit.
+    """
+    if contract.sim is None:
+        raise WorldError(
+            f'embodiment {contract.embodiment!r} has no `sim` part; it cannot be simulated'
+        )
+    try:
+        env = make_environment(
+            contract.sim.environment, contract.sim.options, contract.cameras[0].width
+        )
+    except (TypeError, ValueError) as error:
+        raise WorldError(f'sim.environment {contract.sim.environment!r}: {error}') from error
+    return SimWorld(contract, env, dwell)
+
+
+__all__ = ['GroundTruth', 'SimEnvironment', 'SimWorld', 'WorldError', 'make_world']

@@ -1,0 +1,232 @@
+"""Goals in words: which prompts are taken, and what becomes of a goal. No clock, no ROS."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+MAX_PROMPT = 1000  # characters
+
+
+class GoalState(IntEnum):
+    """As in vera_msgs/GoalStatus."""
+
+    NONE = 0
+    ACTIVE = 1
+    SUCCEEDED = 2
+    CANCELLED = 3
+    ABORTED = 4
+
+
+class GoalCode(IntEnum):
+    """Why a goal ended; as in the result of vera_msgs/ExecuteGoal."""
+
+    NONE = 0
+    REFUSED = 1
+    NOTHING_TO_DO = 2
+    TIMEOUT = 3
+    CANCELLED = 4
+    STOPPED = 5
+    NO_OBSERVATION = 6
+    INTERNAL = 7
+
+
+class PromptError(ValueError):
+    """A prompt that is not taken; the message says why."""
+
+
+class PlanRefusedError(ValueError):
+    """Raised by a planner that understands there is nothing to do: the goal ends NOTHING_TO_DO."""
+
+
+def validate_prompt(prompt: object) -> str:
+    """The prompt, verbatim, if it can be a goal in words.
+
+    Raises:
+        PromptError: no text, empty, too long, with control characters, or without a letter.
+    """
+    if not isinstance(prompt, str):
+        raise PromptError(f'the prompt is {type(prompt).__name__}, not text')
+    if not prompt:
+        raise PromptError('the prompt is empty; say what to do, e.g. "touch the red disc"')
+    if not prompt.strip():
+        raise PromptError('the prompt is only white space; say what to do')
+    if len(prompt) > MAX_PROMPT:
+        raise PromptError(
+            f'the prompt has {len(prompt)} characters; at most {MAX_PROMPT} are taken'
+        )
+    for place, character in enumerate(prompt):
+        # Cc: control characters; Cs: halves of characters, from bytes that were no UTF-8.
+        if unicodedata.category(character) in ('Cc', 'Cs'):
+            raise PromptError(
+                f'the prompt has the control character U+{ord(character):04X} at place '
+                f'{place + 1}; write one line of plain text'
+            )
+    if not any(character.isalpha() for character in prompt):
+        raise PromptError('the prompt has no letters; say in words what to do')
+    return prompt
+
+
+@dataclass(frozen=True)
+class SettleRule:
+    """When a goal is over because its plans show no motion.
+
+    Attributes:
+        still_motion: a plan below this is still; the unit of `Plan.motion`, grey levels 0..255.
+        settled: still plans in a row, after motion, that end the goal as reached.
+        hopeless: still plans in a row from the start that end it as nothing to do.
+    """
+
+    still_motion: float = 8.0
+    settled: int = 3
+    hopeless: int = 5
+
+    def __post_init__(self) -> None:
+        if not self.still_motion > 0:
+            raise ValueError(f'still_motion is {self.still_motion}; it must be positive')
+        if self.settled < 1 or self.hopeless < 1:
+            raise ValueError('settled and hopeless count plans; both must be at least 1')
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One goal and what became of it.
+
+    Attributes:
+        goal_id: counts goals from 1; 0 = none yet.
+        prompt: verbatim. state, code, message: what became of it, the message for people.
+        plans: plans made for it so far.
+    """
+
+    goal_id: int = 0
+    prompt: str = ''
+    state: GoalState = GoalState.NONE
+    code: GoalCode = GoalCode.NONE
+    message: str = ''
+    plans: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether it is being pursued."""
+        return self.state is GoalState.ACTIVE
+
+
+class GoalKeeper:
+    """The current goal. One at a time: a new one replaces the one in progress.
+
+    The same class serves the planner node and lock-step evaluation. Not thread-safe.
+
+    Args:
+        rule: when a goal has come to rest.
+        on_change: gets every new version of the current goal, the replaced one's last included.
+    """
+
+    def __init__(
+        self, rule: SettleRule | None = None, on_change: Callable[[Goal], None] | None = None
+    ) -> None:
+        self.rule = rule or SettleRule()
+        self._on_change = on_change
+        self._goal = Goal()
+        self._still = 0
+        self._moved = False
+
+    @property
+    def goal(self) -> Goal:
+        """The current goal; `Goal()` before the first."""
+        return self._goal
+
+    def begin(self, prompt: object, message: str = '') -> tuple[Goal, Goal | None]:
+        """Take a new goal.
+
+        Args:
+            prompt: what to do.
+            message: what the status says about it while it begins.
+
+        Returns:
+            The new goal, and the one it replaced while that was in progress, or None.
+
+        Raises:
+            PromptError: the prompt is not taken; the current goal stays as it is.
+        """
+        text = validate_prompt(prompt)
+        old = self._goal
+        number = old.goal_id + 1
+        replaced = None
+        if old.active:
+            replaced = self.cancel(f'replaced by goal {number}: {text}')
+        self._still, self._moved = 0, False
+        self._set(Goal(goal_id=number, prompt=text, state=GoalState.ACTIVE, message=message))
+        return self._goal, replaced
+
+    def note(self, message: str) -> None:
+        """Say something about the goal in progress."""
+        if self._goal.active and message != self._goal.message:
+            self._set(replace(self._goal, message=message))
+
+    def planned(self, motion: float) -> Goal:
+        """Count a plan of the goal in progress and end the goal if its plans came to rest.
+
+        Args:
+            motion: `Plan.motion`, grey levels.
+
+        Returns:
+            The goal after it; a plan that ended it has nothing to execute.
+        """
+        if not self._goal.active:
+            return self._goal
+        plans = self._goal.plans + 1
+        if motion < self.rule.still_motion:
+            self._still += 1
+        else:
+            self._still, self._moved = 0, True
+        goal = replace(self._goal, plans=plans, message='')
+        if self._moved and self._still >= self.rule.settled:
+            goal = replace(
+                goal,
+                state=GoalState.SUCCEEDED,
+                message=f'the plan came to rest after {plans} plans',
+            )
+        elif not self._moved and self._still >= self.rule.hopeless:
+            goal = replace(
+                goal,
+                state=GoalState.ABORTED,
+                code=GoalCode.NOTHING_TO_DO,
+                message=f'{plans} plans showed no motion: nothing that the prompt names is '
+                'visible, or it is reached already',
+            )
+        self._set(goal)
+        return self._goal
+
+    def cancel(self, message: str, code: GoalCode = GoalCode.CANCELLED) -> Goal | None:
+        """End the goal in progress as cancelled; returns it, or None if there was none."""
+        return self._finish(GoalState.CANCELLED, code, message)
+
+    def abort(self, code: GoalCode, message: str) -> Goal | None:
+        """Give the goal in progress up; returns it, or None if there was none."""
+        return self._finish(GoalState.ABORTED, code, message)
+
+    def _finish(self, state: GoalState, code: GoalCode, message: str) -> Goal | None:
+        if not self._goal.active:
+            return None
+        self._set(replace(self._goal, state=state, code=code, message=message))
+        return self._goal
+
+    def _set(self, goal: Goal) -> None:
+        self._goal = goal
+        if self._on_change is not None:
+            self._on_change(goal)
+
+
+__all__ = [
+    'MAX_PROMPT',
+    'Goal',
+    'GoalCode',
+    'GoalKeeper',
+    'GoalState',
+    'PlanRefusedError',
+    'PromptError',
+    'SettleRule',
+    'validate_prompt',
+]
