@@ -1,0 +1,270 @@
+"""The `vera` command: a thin table of commands; the work is imported when a command runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from vera_bringup.exits import HELP, CommandError, Exit
+from vera_bringup.node_table import DESCRIPTIONS, GraphOptions
+
+app = typer.Typer(
+    name='vera',
+    help='Video-to-embodiment robot action: a goal in words, imagined frames, safe motion.',
+    epilog=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={'help_option_names': ['-h', '--help']},
+)
+train = typer.Typer(help='Train the networks of one embodiment.', no_args_is_help=True)
+bench = typer.Typer(help='Measure this machine.', no_args_is_help=True)
+app.add_typer(train, name='train')
+app.add_typer(bench, name='bench')
+
+# Typer reads these at run time under every supported Python, so no `X | None` here.
+Embodiment = Annotated[str, typer.Argument(help='embodiment: a name (finger) or a contract file')]
+Domain = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option('--domain', help='ROS domain 0..232; default ROS_DOMAIN_ID or 0', metavar='N'),
+]
+Namespace = Annotated[str, typer.Option(help=DESCRIPTIONS['namespace'])]
+Runs = Annotated[Path, typer.Option(help='folder for logs and recordings')]
+Json = Annotated[bool, typer.Option('--json', help='numbers as JSON on the last line')]
+Planner = Annotated[str, typer.Option(help=DESCRIPTIONS['planner'])]
+PlannerCheckpoint = Annotated[str, typer.Option(help=DESCRIPTIONS['planner_checkpoint'])]
+Translator = Annotated[str, typer.Option(help=DESCRIPTIONS['translator'])]
+TranslatorCheckpoint = Annotated[str, typer.Option(help=DESCRIPTIONS['translator_checkpoint'])]
+Seed = Annotated[int, typer.Option(help=DESCRIPTIONS['seed'], min=0)]
+Timeout = Annotated[float, typer.Option(help='seconds', min=0.1)]
+
+
+@app.command()
+def up(
+    embodiment: Embodiment,
+    planner: Planner = '',
+    planner_checkpoint: PlannerCheckpoint = '',
+    translator: Translator = '',
+    translator_checkpoint: TranslatorCheckpoint = '',
+    seed: Seed = 0,
+    lockstep: Annotated[bool, typer.Option('--lockstep', help=DESCRIPTIONS['lockstep'])] = False,
+    record: Annotated[bool, typer.Option('--record', help='record all topics (MCAP)')] = False,
+    domain: Domain = None,
+    namespace: Namespace = 'vera',
+    runs: Runs = Path('runs'),
+    log_level: Annotated[str, typer.Option(help='debug, info, warn, error')] = '',
+) -> None:
+    """Start the whole graph of an embodiment and watch over it until Ctrl-C.
+
+    A node that dies is reported and restarted, at most 3 times a minute. Logs are kept in
+    runs/<stamp>/log. `ros2 launch vera_bringup finger.launch.py` starts the same processes.
+    """
+    from vera_bringup.commands.up import run
+
+    options = GraphOptions(
+        namespace, planner, planner_checkpoint, translator, translator_checkpoint, seed, lockstep
+    )
+    run(embodiment, options, domain, runs, record, log_level)
+
+
+@app.command()
+def goal(
+    prompt: Annotated[str, typer.Argument(help="e.g. 'touch the red disc'")],
+    wait: Annotated[bool, typer.Option(help='wait until the goal ends')] = True,
+    timeout: Timeout = 60.0,
+    as_json: Json = False,
+    domain: Domain = None,
+    namespace: Namespace = 'vera',
+) -> None:
+    """Give the running robot a goal in words; exit code 0 if it reports success."""
+    from vera_bringup.commands.talk import goal as run
+
+    run(prompt, wait, timeout, as_json, domain, namespace)
+
+
+@app.command()
+def stop(domain: Domain = None, namespace: Namespace = 'vera') -> None:
+    """Stop the robot now. It holds until `vera reset`."""
+    from vera_bringup.commands.talk import trigger
+
+    trigger('stop', domain, namespace)
+
+
+@app.command()
+def reset(domain: Domain = None, namespace: Namespace = 'vera') -> None:
+    """Clear a stop, so that the robot takes goals again."""
+    from vera_bringup.commands.talk import trigger
+
+    trigger('reset', domain, namespace)
+
+
+@app.command()
+def status(as_json: Json = False, domain: Domain = None, namespace: Namespace = 'vera') -> None:
+    """What runs, what the controller does, and what became of the goal."""
+    from vera_bringup.commands.talk import status as run
+
+    run(as_json, domain, namespace)
+
+
+@app.command()
+def demo(
+    embodiment: Annotated[str, typer.Argument(help='embodiment, by name')] = 'finger',
+    planner: Planner = '',
+    planner_checkpoint: PlannerCheckpoint = '',
+    translator: Translator = '',
+    translator_checkpoint: TranslatorCheckpoint = '',
+    seed: Seed = 0,
+    goals: Annotated[int, typer.Option(help='goals to send', min=1, max=100)] = 5,
+    timeout: Timeout = 25.0,
+    as_json: Json = False,
+    domain: Domain = None,
+    namespace: Namespace = 'vera',
+    runs: Runs = Path('runs'),
+) -> None:
+    """Start the graph, send five goals in words, judge each by the simulator's ground truth.
+
+    Writes runs/<stamp>/: an MCAP recording of all topics, a picture of real beside imagined
+    frames, metrics.json. Exit code 0 only if at least four of five goals were really reached.
+    """
+    from vera_bringup.commands.demo import run
+
+    options = GraphOptions(
+        namespace, planner, planner_checkpoint, translator, translator_checkpoint, seed
+    )
+    run(embodiment, options, goals, timeout, as_json, domain, runs)
+
+
+@app.command(name='eval')
+def evaluate(
+    embodiment: Embodiment,
+    planner: Annotated[str, typer.Option(help='compact, oracle, or random (self-play)')] = '',
+    planner_checkpoint: PlannerCheckpoint = '',
+    translator: Translator = '',
+    translator_checkpoint: TranslatorCheckpoint = '',
+    episodes: Annotated[int, typer.Option(help='episodes, uniform starts', min=1)] = 50,
+    seed: Seed = 0,
+    joints: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help='another number of joints than the contract has', min=2, max=20),
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option('--held-out', help='phrasings that training never saw')
+    ] = False,
+    frames: Annotated[int, typer.Option(help='frame periods per episode', min=1)] = 60,
+    jobs: Annotated[int, typer.Option(help='processes', min=1)] = 1,
+    ros: Annotated[
+        bool, typer.Option('--ros', help='through the node graph, in lock-step')
+    ] = False,
+    as_json: Json = False,
+    domain: Domain = None,
+    namespace: Namespace = 'vera',
+    runs: Runs = Path('runs'),
+) -> None:
+    """Success rate with its Wilson interval, in lock-step: time waits for the planner.
+
+    Without --ros it runs the library alone; with --ros the same episodes go through the nodes,
+    with the same actions.
+    """
+    from vera_bringup.commands.evaluate import run
+    from vera_bringup.evaluation import EvaluationOptions
+
+    options = EvaluationOptions(
+        planner=planner,
+        planner_checkpoint=planner_checkpoint,
+        translator=translator,
+        translator_checkpoint=translator_checkpoint,
+        episodes=episodes,
+        seed=seed,
+        joints=joints,
+        held_out=held_out,
+        frames=frames,
+        jobs=jobs,
+    )
+    run(embodiment, options, ros, as_json, domain, namespace, runs)
+
+
+@app.command()
+def collect(
+    embodiment: Embodiment,
+    out: Annotated[Path, typer.Option(help='folder of the data set; created')],
+    transitions: Annotated[int, typer.Option(help='self-play transitions', min=1)] = 20000,
+    joints: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help='another number of joints than the contract has', min=2, max=20),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Collect self-play data (image, action, image) for the translator's training."""
+    from vera_bringup.commands.training import collect as run
+
+    run(embodiment, out, transitions, joints, seed)
+
+
+TRAIN_CONTEXT = {'allow_extra_args': True, 'ignore_unknown_options': True, 'help_option_names': []}
+
+
+@train.command('idm', context_settings=TRAIN_CONTEXT)
+def train_idm(context: typer.Context) -> None:
+    """Train the image-space Jacobian from self-play data (`vera train idm --help`)."""
+    from vera_bringup.commands.training import train as run
+
+    run('vera_jidm.training', context.args)
+
+
+@train.command('planner', context_settings=TRAIN_CONTEXT)
+def train_planner(context: typer.Context) -> None:
+    """Train the compact video planner from videos (`vera train planner --help`)."""
+    from vera_bringup.commands.training import train as run
+
+    run('vera_planner.training', context.args)
+
+
+@bench.command('transport')
+def bench_transport(
+    seconds: Annotated[float, typer.Option(help='how long', min=1)] = 30.0,
+    cameras: Annotated[int, typer.Option(help='cameras, one process each', min=1, max=8)] = 3,
+    rate: Annotated[float, typer.Option(help='Hz', min=1)] = 30.0,
+    width: Annotated[int, typer.Option(help='pixels', min=16)] = 640,
+    height: Annotated[int, typer.Option(help='pixels', min=16)] = 480,
+    compare: Annotated[
+        bool, typer.Option('--compare', help="also with Fast DDS's own defaults")
+    ] = False,
+    as_json: Json = False,
+    domain: Domain = None,
+) -> None:
+    """Camera frames between processes: how many are lost, and how late the others are."""
+    from vera_bringup.commands.bench import run
+
+    run(seconds, cameras, rate, width, height, compare, as_json, domain)
+
+
+@app.command()
+def models(
+    as_json: Json = False,
+    licences: Annotated[bool, typer.Option('--licences', help='with their whole text')] = False,
+) -> None:
+    """List the checkpoints that are shipped or found, with hash, size, training and licence."""
+    from vera_bringup.commands.models import run
+
+    run(as_json, licences)
+
+
+def main() -> None:
+    """Entry point."""
+    # A closed pipe (`vera status | head`) is no reason for a traceback.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        app(standalone_mode=True)
+    except CommandError as error:
+        print(f'vera: {error}', file=sys.stderr)
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,205 @@
+"""From an embodiment's name to a running graph: checks before the start, one lock, one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vera_bringup.environment import DomainError, graph_environment, parse_domain, require_ports
+from vera_bringup.exits import CommandError, Exit
+from vera_bringup.node_table import GraphOptions, NodeSpec, node_table
+from vera_bringup.resources import ResourceError
+
+if TYPE_CHECKING:
+    from vera_bringup.supervisor import Supervisor
+    from vera_core.contract import Contract
+
+NAMESPACE = re.compile(r'[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*')
+RECORDING_RESERVE = 512 * 2**20  # bytes that must be free before a recording starts
+PROBE_TIMEOUT = 20.0  # s
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is needed to start a graph, checked."""
+
+    contract: Contract
+    options: GraphOptions
+    table: tuple[NodeSpec, ...]
+    environment: dict[str, str]
+    domain: int
+    run_dir: Path
+
+
+def check_namespace(namespace: str) -> str:
+    """The namespace without slashes around it; CommandError if ROS would refuse it."""
+    bare = namespace.strip('/')
+    if not NAMESPACE.fullmatch(bare):
+        raise CommandError(
+            f'--namespace {namespace!r}: letters, digits and underscores, beginning with a letter'
+        )
+    return bare
+
+
+def check_domain(domain: str | int | None) -> int:
+    """The ROS domain as a number; CommandError if there is no such domain."""
+    try:
+        return parse_domain(domain)
+    except DomainError as error:
+        raise CommandError(str(error)) from error
+
+
+def new_run_dir(runs: Path) -> Path:
+    """`runs/<stamp>`, created; a second one of the same second gets a suffix."""
+    stamp = time.strftime('%Y-%m-%d_%H-%M-%S')
+    for suffix in ['', *(f'_{i}' for i in range(2, 100))]:
+        path = runs / (stamp + suffix)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise CommandError(
+                f'cannot make {path}: {error.strerror}; choose another --runs'
+            ) from error
+        return path
+    raise CommandError(f'{runs} already holds 99 runs of this second')
+
+
+def check_disk(folder: Path, need: int = RECORDING_RESERVE) -> None:
+    """CommandError unless `need` bytes are free where a recording is to go."""
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise CommandError(
+            f'{folder} has {free / 2**20:.0f} MiB free; a recording needs {need / 2**20:.0f} MiB. '
+            'Free some space, choose another --runs, or start without recording'
+        )
+
+
+def prepare(
+    embodiment: str,
+    options: GraphOptions,
+    domain: str | int | None,
+    runs: Path,
+    record: bool = False,
+) -> Prepared:
+    """Check everything that can be checked before a process is started.
+
+    Raises:
+        CommandError: one message about the first thing that is wrong.
+    """
+    from vera_core.contract import load_contract
+    from vera_core.contract_reader import ContractError
+
+    options = options.changed(namespace=check_namespace(options.namespace))
+    number = check_domain(domain)
+    try:
+        contract = load_contract(embodiment)
+        count = len(node_table(contract, options)) + record
+        require_ports(number, count + 2)  # beside the nodes: this command and one more
+    except (ContractError, DomainError) as error:
+        raise CommandError(str(error)) from error
+    run_dir = new_run_dir(runs)
+    if record:
+        check_disk(run_dir)
+        options = options.changed(record=str((run_dir / 'bag').resolve()))
+    name = str(Path(embodiment).resolve()) if embodiment.endswith(('.yaml', '.yml')) else embodiment
+    try:
+        environment = graph_environment(number)
+        table = node_table(contract, options, name)
+    except ResourceError as error:
+        raise CommandError(str(error)) from error
+    return Prepared(contract, options, table, environment, number, run_dir)
+
+
+def _clash(domain: int, namespace: str) -> CommandError:
+    return CommandError(
+        f'another graph already runs on ROS domain {domain} in namespace /{namespace}; '
+        'stop it, or choose another with --domain N (or --namespace NAME)',
+        Exit.BUSY,
+    )
+
+
+@contextlib.contextmanager
+def graph_lock(domain: int, namespace: str) -> Iterator[None]:
+    """Hold this machine's lock of a domain and namespace; CommandError(BUSY) if it is held."""
+    folder = Path(tempfile.gettempdir()) / f'vera-{os.getuid()}'
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f'domain-{domain}-{namespace.replace("/", "-")}.lock'
+    with path.open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _clash(domain, namespace) from None
+        yield
+
+
+def require_quiet(domain: int, namespace: str, environment: dict[str, str]) -> None:
+    """CommandError(BUSY) if nodes of this namespace are already on the domain.
+
+    The lock knows only of graphs that `vera` started here; this asks the network itself.
+    """
+    command = [sys.executable, '-m', 'vera_bringup.nodes.probe', '--namespace', namespace]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=PROBE_TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandError(
+            f'ROS does not answer on domain {domain} within {PROBE_TIMEOUT:.0f} s; '
+            'try another with --domain N'
+        ) from None
+    lines = done.stdout.strip().splitlines()
+    if done.returncode != 0 or not lines:
+        last = (done.stderr.strip().splitlines() or ['no message'])[-1]
+        raise CommandError(f'ROS does not start on domain {domain}: {last}')
+    if json.loads(lines[-1])['nodes']:
+        raise _clash(domain, namespace)
+
+
+class GraphThread:
+    """A supervisor in a thread of its own, for commands that also talk to the graph.
+
+    The same thread starts all processes and lives until they are gone: the kernel ends them when
+    the thread that started them ends.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+        self._thread = threading.Thread(target=supervisor.run, name='supervisor')
+
+    def __enter__(self) -> GraphThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.supervisor.request_stop()
+        self._thread.join()
+
+    @property
+    def down(self) -> bool:
+        """Whether the graph has ended, by itself or not."""
+        return not self._thread.is_alive()
+
+
+def console_report(quiet: tuple[str, ...] = ()) -> Callable[[str, str], None]:
+    """A supervisor's report function that prints `[node] line`; `quiet` nodes only to their log."""
+
+    def report(source: str, line: str) -> None:
+        if line and source not in quiet:
+            print(f'[{source}] {line}', flush=True)
+
+    return report

@@ -1,0 +1,86 @@
+"""A launch description from the node table; needs `launch` and `launch_ros` of a ROS installation.
+
+It carries no process handling of its own: `launch` starts, restarts (`respawn`) and ends what the
+table names, with the parameters, namespace, environment and restart delay of `vera up`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import (
+    DeclareLaunchArgument,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+    Shutdown,
+)
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+from vera_core.contract import load_contract
+
+from vera_bringup.environment import graph_environment, parse_domain
+from vera_bringup.node_table import DESCRIPTIONS, GraphOptions, NodeSpec, node_table
+from vera_bringup.supervisor import RestartPolicy
+
+# Set for every process; the rest of the environment is the caller's own.
+ENVIRONMENT = ('ROS_AUTOMATIC_DISCOVERY_RANGE', 'RMW_IMPLEMENTATION', 'PYTHONUNBUFFERED')
+
+
+def describe_launch(embodiment: str) -> LaunchDescription:
+    """The launch description of an embodiment: one argument for each field of GraphOptions."""
+    environment = graph_environment(parse_domain(None))
+    names = [*ENVIRONMENT, *(n for n in environment if n.endswith('_DEFAULT_PROFILES_FILE'))]
+    arguments = [
+        DeclareLaunchArgument(
+            field.name, default_value=_text(field.default), description=DESCRIPTIONS[field.name]
+        )
+        for field in fields(GraphOptions)
+    ]
+    contract = DeclareLaunchArgument(
+        'contract', default_value=embodiment, description='embodiment: a name, or a contract file'
+    )
+    settings = [SetEnvironmentVariable(name, environment[name]) for name in names]
+    return LaunchDescription([contract, *arguments, *settings, OpaqueFunction(function=_nodes)])
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Called by launch once the arguments have their values."""
+
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    options = GraphOptions.from_text({f.name: value(f.name) for f in fields(GraphOptions)})
+    options = replace(options, namespace=options.namespace.strip('/'))
+    name = value('contract')
+    if name.endswith(('.yaml', '.yml')):
+        name = str(Path(name).resolve())
+    return [node_action(spec) for spec in node_table(load_contract(name), options, name)]
+
+
+def node_action(spec: NodeSpec) -> Node:
+    """One process of the table as a launch action."""
+    policy = RestartPolicy()
+    common = {
+        'package': spec.package,
+        'executable': spec.executable,
+        'name': spec.name,
+        'namespace': f'/{spec.namespace}',
+        'parameters': [dict(spec.parameters)],
+        'remappings': list(spec.remappings),
+        'output': 'both',
+        'respawn': True,
+        'respawn_delay': policy.delay,
+    }
+    # launch counts restarts without a window: after so many, an essential node ends the launch.
+    common['respawn_max_retries'] = policy.restarts
+    if spec.essential:
+        common['on_exit'] = [Shutdown(reason=f'{spec.name} has ended')]
+    if spec.lifecycle:
+        return LifecycleNode(**common)
+    return Node(**common)

@@ -1,0 +1,39 @@
+"""Asks the network which nodes of a namespace are there; prints one JSON line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+import rclpy
+from rclpy.node import Node
+
+
+def nodes_in(node: Node, namespace: str) -> list[str]:
+    """Names of the nodes directly in `/namespace`, sorted, without helpers of our own."""
+    found = node.get_node_names_and_namespaces()
+    return sorted({n for n, ns in found if ns == f'/{namespace}' and not n.startswith('_vera_')})
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--namespace', required=True)
+    parser.add_argument('--seconds', type=float, default=1.2, help='how long to listen')
+    args = parser.parse_args()
+    rclpy.init()
+    node = Node('_vera_probe', namespace='', enable_rosout=False, start_parameter_services=False)
+    deadline = time.monotonic() + args.seconds
+    found: list[str] = []
+    while not found and time.monotonic() < deadline:
+        rclpy.spin_once(node, timeout_sec=0.05)
+        found = nodes_in(node, args.namespace)
+    print(json.dumps({'nodes': found}), flush=True)
+    rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""MCAP files that Foxglove, `ros2 bag` and `rosbags` open: pure writing, no ROS.
+
+A recording is a folder `bag/` with one MCAP file and rosbag2's metadata.yaml. Message definitions
+are embedded, so a reader needs no vera_msgs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mcap.writer import CompressionType, Writer
+
+FILE_NAME = 'bag_0.mcap'
+STOP_BELOW = 64 * 2**20  # bytes: with less free disk the file is closed properly while it can be
+CHECK_PERIOD = 1.0  # s between looks at the free space
+CHUNK_SIZE = 2**20
+# Reference `pkg/Name` or `Name` at the beginning of a field line of a .msg file.
+_FIELD = re.compile(r'^\s*(?P<type>[A-Za-z][\w/]*)(<=\d+)?(\[(<=)?\d*\])?\s+[a-zA-Z]\w*')
+_PRIMITIVE = {
+    'bool', 'byte', 'char', 'float32', 'float64', 'string', 'wstring',
+    'int8', 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'int64', 'uint64',
+}  # fmt: skip
+
+DefinitionSource = Callable[[str], 'str | None']
+
+
+def full_definition(type_name: str, source: DefinitionSource) -> str | None:
+    """The definition of a type followed by those of all types it uses, as MCAP wants it.
+
+    Args:
+        type_name: 'package/msg/Name'.
+        source: text of a .msg file by type name, None if there is none.
+
+    Returns:
+        None if a needed definition is missing.
+    """
+    separator = '=' * 80
+    text = source(type_name)
+    if text is None:
+        return None
+    parts = [text.rstrip()]
+    seen, queue = {type_name}, _references(text, type_name)
+    while queue:
+        name = queue.pop(0)
+        if name in seen:
+            continue
+        seen.add(name)
+        used = source(name)
+        if used is None:
+            return None
+        package, _, short = name.split('/')
+        parts.append(f'{separator}\nMSG: {package}/{short}\n{used.rstrip()}')
+        queue += _references(used, name)
+    return '\n'.join(parts) + '\n'
+
+
+def _references(text: str, type_name: str) -> list[str]:
+    package = type_name.split('/')[0]
+    found = []
+    for line in text.splitlines():
+        match = _FIELD.match(line.split('#')[0])
+        if not match or match['type'] in _PRIMITIVE:
+            continue
+        owner, _, name = match['type'].rpartition('/')
+        found.append(f'{owner.split("/")[0] or package}/msg/{name}')
+    return found
+
+
+@dataclass
+class _Topic:
+    channel: int
+    type_name: str
+    qos: str
+    count: int = 0
+
+
+@dataclass
+class Recording:
+    """Writes serialised messages of any topic until closed, or until the disk is full.
+
+    Attributes:
+        folder: the bag's folder; must not hold a recording yet.
+        failure: why recording stopped by itself, or ''.
+    """
+
+    folder: Path
+    source: DefinitionSource
+    stop_below: int = STOP_BELOW
+    failure: str = ''
+    _topics: dict[str, _Topic] = field(default_factory=dict)
+    _schemas: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / FILE_NAME
+        self._begin = self._end = 0
+        self._counts = 0
+        self._next_check = 0.0
+        self._stream = self.path.open('wb')
+        self._writer = Writer(self._stream, chunk_size=CHUNK_SIZE, compression=CompressionType.LZ4)
+        self._writer.start(profile='ros2', library='vera')
+
+    @property
+    def open(self) -> bool:
+        """Whether messages are still written."""
+        return not self._stream.closed
+
+    @property
+    def messages(self) -> int:
+        """Messages written so far."""
+        return self._counts
+
+    def add_topic(self, name: str, type_name: str, qos: str = '') -> bool:
+        """Make a topic known; False if its definition is missing and it cannot be recorded.
+
+        Args:
+            name: full topic name.
+            type_name: 'package/msg/Name'.
+            qos: YAML list of offered QoS profiles, for `ros2 bag play`.
+        """
+        definition = full_definition(type_name, self.source)
+        if definition is None or not self.open:
+            return False
+        if type_name not in self._schemas:
+            self._schemas[type_name] = self._writer.register_schema(
+                name=type_name, encoding='ros2msg', data=definition.encode()
+            )
+        channel = self._writer.register_channel(
+            topic=name,
+            message_encoding='cdr',
+            schema_id=self._schemas[type_name],
+            metadata={'offered_qos_profiles': qos},
+        )
+        self._topics[name] = _Topic(channel, type_name, qos)
+        return True
+
+    def write(self, topic: str, data: bytes, received: int) -> None:
+        """Append one CDR message received at `received` (ns since the epoch)."""
+        if not self.open:
+            return
+        try:
+            self._check_disk()
+            if not self.open:
+                return
+            entry = self._topics[topic]
+            self._writer.add_message(entry.channel, received, data, received, entry.count)
+        except OSError as error:
+            self._abandon(f'cannot write {self.path}: {error.strerror}')
+            return
+        entry.count += 1
+        self._counts += 1
+        self._begin = self._begin or received
+        self._end = max(self._end, received)
+
+    def _check_disk(self) -> None:
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        self._next_check = now + CHECK_PERIOD
+        free = shutil.disk_usage(self.folder).free
+        if free < self.stop_below:
+            self.failure = f'disk full: {free / 2**20:.0f} MiB left where {self.path} lies'
+            self.close()
+
+    def _abandon(self, why: str) -> None:
+        """The file cannot be finished; what was written so far stays readable to the last chunk."""
+        self.failure = why
+        try:
+            self._stream.close()
+        except OSError:
+            # close() flushes, which fails for the same reason; the descriptor is closed anyway.
+            self.failure = why
+
+    def close(self) -> None:
+        """Finish the file and write rosbag2's metadata; safe to call twice."""
+        if not self.open:
+            return
+        try:
+            self._writer.finish()
+            self._stream.close()
+            self._write_metadata()
+        except OSError as error:
+            self._abandon(f'cannot finish {self.path}: {error.strerror}')
+
+    def _write_metadata(self) -> None:
+        duration = {'nanoseconds': self._end - self._begin}
+        start = {'nanoseconds_since_epoch': self._begin}
+        topics: list[dict[str, Any]] = [
+            {
+                'topic_metadata': {
+                    'name': name,
+                    'type': topic.type_name,
+                    'serialization_format': 'cdr',
+                    'offered_qos_profiles': topic.qos,
+                },
+                'message_count': topic.count,
+            }
+            for name, topic in sorted(self._topics.items())
+        ]
+        # Version 5 is the newest whose QoS field is text; every Jazzy and Kilted tool reads it.
+        information = {
+            'version': 5,
+            'storage_identifier': 'mcap',
+            'duration': duration,
+            'starting_time': start,
+            'message_count': self._counts,
+            'topics_with_message_count': topics,
+            'compression_format': '',
+            'compression_mode': '',
+            'relative_file_paths': [FILE_NAME],
+            'files': [
+                {
+                    'path': FILE_NAME,
+                    'starting_time': start,
+                    'duration': duration,
+                    'message_count': self._counts,
+                }
+            ],
+        }
+        # JSON is YAML, and needs no second dumper.
+        text = json.dumps({'rosbag2_bagfile_information': information}, indent=2)
+        (self.folder / 'metadata.yaml').write_text(text + '\n', encoding='utf-8')
