@@ -70,7 +70,7 @@ def test_old_pythons_can_read_it() -> None:
 @pytest.mark.parametrize('version', [(3, 8, 10), (3, 9, 2), (3, 14, 0)])
 def test_wrong_python(version: tuple[int, ...], tmp_path: Path) -> None:
     path = machine_with(tmp_path / 'bin', 'gcc', 'g++', 'make')
-    fake = f'sys.version_info = {version + ("final", 0)}'
+    fake = f'sys.version_info = {(*version, "final", 0)}'
     result = run(copy_script(tmp_path), path, fake)
     assert result.returncode == 1
     assert f'this is Python {version[0]}.{version[1]}' in result.stderr
