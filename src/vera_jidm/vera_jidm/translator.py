@@ -1,0 +1,202 @@
+"""JacobianTranslator: imagined frames -> actions, by flow, Jacobian and one ridge solve a step."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vera_core.checkpoint import CheckpointInfo, check_contract
+from vera_core.contract import Contract
+from vera_core.seams import Array, Image, Translation
+from vera_jidm import ridge
+from vera_jidm.flow import FlowPair, PairFlow, make_flow
+from vera_jidm.model import TrainedJacobian, load_model
+from vera_jidm.network import GRID
+
+MODES = ('stacked', 'paper')
+# Flow that an estimator reports where nothing moves, rms over all cells [px]: motion below it
+# counts as explained, so that a plan at rest does not look implausible.
+NOISE_PX = 0.03
+
+
+class TranslationError(ValueError):
+    """Frames that cannot be translated; the message says what is wrong with them."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a translation was made of.
+
+    Attributes:
+        flow: float32 [K, H, W, 2] px, forward; weight: float32 [K, H, W] of the estimator.
+        jacobian: float32 [h, w, 2, n] of the anchor, normalised units, on the grid.
+        condition: float64 [K], condition number of each solve.
+        problems: per step what should be known about it; empty if nothing.
+    """
+
+    flow: Array
+    weight: Array
+    jacobian: Array
+    condition: Array
+    problems: tuple[str, ...]
+
+
+class JacobianTranslator:
+    """Translator seam; stateless.
+
+    Args:
+        model: trained.
+        channels: of the contract, in the order of the model's columns.
+        estimator: must be the one the model was trained on.
+        checkpoint_hash: for the chunks.
+        mode: 'stacked' solves with both frames of each pair (extension); 'paper' is Eq. 6, the
+            forward flow and J(o_t) alone.
+
+    Raises:
+        TranslationError: another estimator than the model was trained on, an unknown mode, or a
+            number of channels that does not fit.
+    """
+
+    translator_id = 'jacobian'
+
+    def __init__(
+        self,
+        model: TrainedJacobian,
+        channels: tuple[str, ...],
+        estimator: PairFlow,
+        *,
+        checkpoint_hash: str = '',
+        mode: str = 'stacked',
+    ) -> None:
+        if estimator.flow_id != model.flow_id:
+            raise TranslationError(
+                f'the checkpoint was trained on flow {model.flow_id!r} and refuses '
+                f'{estimator.flow_id!r}: a Jacobian carries the biases of its estimator; use '
+                'that estimator, or train with `vera train idm --flow ...`'
+            )
+        if mode not in MODES:
+            raise TranslationError(f'no mode {mode!r}; there are {", ".join(MODES)}')
+        if len(channels) != model.net.config.channels:
+            raise TranslationError(
+                f'the model has {model.net.config.channels} channels, the contract {len(channels)}'
+            )
+        self.channels = channels
+        self.checkpoint_hash = checkpoint_hash
+        self.mode = mode
+        self._model, self._estimator = model, estimator
+
+    @classmethod
+    def load(
+        cls,
+        info: CheckpointInfo,
+        contract: Contract,
+        *,
+        estimator: PairFlow | None = None,
+        mode: str = 'stacked',
+    ) -> JacobianTranslator:
+        """From a checkpoint that fits the contract.
+
+        Raises:
+            CheckpointError: trained for another contract, or damaged.
+            FlowError: its estimator cannot be had (analytic flow needs a simulator).
+        """
+        check_contract(info, contract.action_fields())
+        model = load_model(info)
+        return cls(
+            model, contract.channel_names, estimator or make_flow(model.flow_id),
+            checkpoint_hash=info.short_hash, mode=mode,
+        )
+
+    @property
+    def flow_id(self) -> str:
+        """Of the estimator in use."""
+        return self._model.flow_id
+
+    def translate(self, anchor: Image, frames: Image) -> Translation:
+        """Anchor uint8 [H, W, 3] and frames uint8 [K, H, W, 3] -> K actions, contract units."""
+        return self.explain(anchor, frames)[0]
+
+    def explain(self, anchor: Image, frames: Image) -> tuple[Translation, Explanation]:
+        """The translation and what it was made of; K pairs go through as one batch.
+
+        A step whose flow or Jacobian says nothing gets a zero action and a problem; no action
+        exceeds twice the largest one seen in training.
+
+        Raises:
+            TranslationError: shapes or types that do not fit the model's canvas.
+        """
+        began = time.perf_counter()
+        images = self._check(anchor, frames)
+        pair = self._estimator.both(images[:-1], images[1:])
+        J, weight = self._model.grid(images)
+        solution = self._solve(J.double(), weight.double(), pair)
+        scales = self._model.scales
+        translation = Translation(
+            values=solution.action.numpy() * scales.action,
+            residual=solution.residual.numpy().astype(np.float32),
+            observability=solution.observability.amax(0).numpy().astype(np.float32),
+            latency=time.perf_counter() - began,
+        )
+        explanation = Explanation(
+            flow=pair.forward,
+            weight=pair.weight_forward,
+            jacobian=J[0].permute(2, 3, 1, 0).numpy(),
+            condition=solution.condition.numpy(),
+            problems=tuple(_problem(solution, k, self.channels) for k in range(len(frames))),
+        )
+        return translation, explanation
+
+    def _solve(self, J: Tensor, weight: Tensor, pair: FlowPair) -> ridge.Solution:
+        scales, rows = self._model.scales, self._model.net.config.gradient_rows
+        v, trust = _cells(pair.forward, pair.weight_forward)
+        system = ridge.image_equations(
+            J[:-1], v / scales.flow, weight[:-1] * trust[:, None], rows
+        )
+        if self.mode == 'stacked':
+            v, trust = _cells(pair.backward, pair.weight_backward)
+            system = system + ridge.reverse(
+                ridge.image_equations(J[1:], v / scales.flow, weight[1:] * trust[:, None], rows)
+            )
+        return ridge.solve(
+            system, ridge=self._model.ridge, limit=scales.limit, noise=NOISE_PX / scales.flow
+        )
+
+    def _check(self, anchor: Image, frames: Image) -> Image:
+        config = self._model.net.config
+        shape = (config.height, config.width, 3)
+        if anchor.dtype != np.uint8 or anchor.shape != shape:
+            raise TranslationError(
+                f'the anchor is {anchor.dtype} {list(anchor.shape)}; the checkpoint works on '
+                f'uint8 {list(shape)}'
+            )
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape:
+            raise TranslationError(
+                f'the frames are {frames.dtype} {list(frames.shape)}; the checkpoint works on '
+                f'uint8 [K, {config.height}, {config.width}, 3]'
+            )
+        if len(frames) == 0:
+            raise TranslationError('a plan without frames')
+        return np.concatenate([anchor[None], frames])
+
+
+def _cells(flow: Array, weight: Array) -> tuple[Tensor, Tensor]:
+    """Cell averages of flow, float64 [K, 2, h, w] px, and of weights, float64 [K, h, w]."""
+    k, h, w = weight.shape
+    cells = (k, h // GRID, GRID, w // GRID, GRID)
+    v = torch.from_numpy(flow).double().reshape(*cells, 2).mean((2, 4)).permute(0, 3, 1, 2)
+    return v, torch.from_numpy(weight).double().reshape(cells).mean((2, 4))
+
+
+def _problem(solution: ridge.Solution, step: int, channels: tuple[str, ...]) -> str:
+    if not solution.usable[step]:
+        return 'no motion that the Jacobian could explain: zero action'
+    if solution.limited[step]:
+        return 'the action exceeded twice the largest one of the training: scaled down'
+    if solution.rank_deficient[step]:
+        weakest = channels[int(solution.observability[step].argmin())]
+        return f'some motion cannot be seen, least {weakest!r}: it gets no action'
+    return ''
