@@ -289,7 +289,7 @@ class Contract:
         return {**self._view_fields(), 'channels': channels}
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole contract as plain data; `build(Contract, ...)` makes it again."""
+        """The whole contract as plain data; `build_contract` makes it again."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
 
@@ -318,6 +318,11 @@ def hash_fields(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def build_contract(data: Mapping[str, Any]) -> Contract:
+    """The contract of plain data, as `Contract.to_dict` gives; raises ContractError."""
+    return build(Contract, data)
+
+
 def load_contract(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> Contract:
     """Read and validate the contract of an embodiment.
 
@@ -334,7 +339,7 @@ def load_contract(name_or_path: str | Path, overrides: Mapping[str, Any] | None 
     if overrides:
         document.override(overrides)
     try:
-        return build(Contract, document.data)
+        return build_contract(document.data)
     except ContractError as error:
         raise ContractError(error.message, error.key, document.where(error.key)) from None
 
@@ -375,6 +380,7 @@ __all__ = [
     'Joint',
     'SimSpec',
     'Video',
+    'build_contract',
     'hash_fields',
     'load_contract',
     'parse_overrides',

@@ -97,7 +97,7 @@ class Document:
                 named things can be addressed by their names. None takes a key away.
         """
         for key, value in overrides.items():
-            self._override(self.data, [str(key)] if not key else str(key).split('.'), value, '')
+            self._override(self.data, str(key).split('.'), value, '')
 
     def _override(self, node: Any, path: list[str], value: Any, above: str) -> None:
         key = join(above, path[0])
@@ -113,12 +113,8 @@ class Document:
                     f'{self.name} (override)',
                 )
             target, place = node, names.index(path[0])
-        elif isinstance(node, dict):
-            target, place = node, path[0]
         else:
-            raise ContractError(
-                f'cannot be overridden: {above} is no mapping', key, f'{self.name} (override)'
-            )
+            target, place = node, path[0]
         if len(path) > 1:
             if isinstance(target, dict) and not isinstance(target.get(place), (dict, list)):
                 target[place] = {}
@@ -126,6 +122,7 @@ class Document:
         elif value is None:
             if isinstance(target, list) or place in target:
                 target.pop(place)
+                self.overridden.add(key)
         elif isinstance(value, Mapping):
             if isinstance(target, dict) and not isinstance(target.get(place), (dict, list)):
                 target[place] = {}
@@ -153,7 +150,9 @@ def read_document(path: Path) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f'{path}:{mark.line + 1}:{mark.column + 1}' if mark else str(path)
-        problem = ', '.join(part for part in (error.context, error.problem) if part)
+        begun = error.context_mark
+        context = f'{error.context} (from line {begun.line + 1})' if begun else error.context
+        problem = ', '.join(part for part in (context, error.problem) if part)
         raise ContractError(f'broken YAML: {problem}', where=where) from error
     except yaml.YAMLError as error:
         raise ContractError(f'broken YAML: {error}', where=str(path)) from error
