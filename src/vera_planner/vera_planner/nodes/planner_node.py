@@ -1,0 +1,304 @@
+"""The planner as a node: camera frames and a goal in words in, imagined frames out.
+
+Callbacks never wait for a planner: it runs in a worker thread, whose outcome comes back to the
+executor through a guard condition, so that all state below is touched by one thread only.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rclpy.clock import Clock, ClockType
+from sensor_msgs.msg import Image as ImageMsg
+from std_srvs.srv import Trigger
+
+from vera_core.canvas import CanvasError
+from vera_core.contract import CameraSpec, Contract
+from vera_core.image_codec import ImageError
+from vera_core.nodes.base import OK, WARN, VeraNode, run_node
+from vera_core.nodes.convert import image_from_msg, stamp_from_msg
+from vera_core.nodes.qos import CHUNK, IMAGE, IMAGE_RELIABLE, LATCHED, PLAN
+from vera_core.nodes.run import describe
+from vera_core.seams import VideoPlanner
+from vera_core.seeds import plan_seed
+from vera_msgs.msg import ActionChunk, ControllerStatus, GoalStatus, VisualPlan
+from vera_msgs.srv import SetGoal
+from vera_planner.goal import (
+    Goal,
+    GoalCode,
+    GoalKeeper,
+    PlanRefusedError,
+    PromptError,
+    SettleRule,
+)
+from vera_planner.nodes.expert_client import ExpertClient
+from vera_planner.nodes.goal_action import GoalAction
+from vera_planner.nodes.plan_msgs import goal_to_msg, plan_to_msg, strip_to_msg
+from vera_planner.observer import Observer
+from vera_planner.planning import PlanRequest, imagine, warm_up
+from vera_planner.registry import PLANNERS, make_planner
+from vera_planner.scheduler import PlanScheduler
+from vera_planner.worker import PlanOutcome, PlanWorker
+
+WATCH_PERIOD_S = 0.1
+STATES = ('IDLE', 'READY', 'RUNNING', 'HOLD', 'STOPPED', 'ESTOP')
+ENDS_GOALS = (ControllerStatus.STOPPED, ControllerStatus.ESTOP)
+
+
+class PlannerNode(VeraNode):
+    """Serves set_goal, cancel_goal and execute_goal; publishes visual_plan while a goal is active.
+
+    Args:
+        make: makes the planner of a contract instead of the parameters `planner`, `checkpoint`,
+            `threads` and `steps`; for tests and for planners of others.
+    """
+
+    def __init__(
+        self, make: Callable[[Contract], VideoPlanner] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__('planner', **kwargs)
+        self._make = make
+
+    def setup(self) -> None:
+        name = self.param('planner', '', "empty = the contract's", choices=('', *PLANNERS))
+        checkpoint = self.param('checkpoint', '', "name or path; empty = the contract's")
+        threads = self.param('threads', 0, "CPU threads of the planner; 0 = torch's choice", low=0)
+        steps = self.param('steps', 0, "sampling steps; 0 = the planner's choice", low=0)
+        self._lockstep = self.param('lockstep', False, 'plan when the last plan was executed')
+        self._seed = self.param('seed', 0, 'base seed of all plans', low=0)
+        replan = self.param(
+            'replan_period', 0.4, '[s] least time between the anchors of plans, live', low=0.01
+        )
+        still = self.param(
+            'still_motion', SettleRule.still_motion, '[grey levels] below it a plan is still',
+            low=1e-3,
+        )
+        contract = self.contract
+        if self._make is not None:
+            self._planner = self._make(contract)
+        else:
+            self._planner = make_planner(
+                name or contract.defaults.planner,
+                contract,
+                checkpoint=checkpoint or None,
+                provider=ExpertClient(self, self.stopping),
+                steps=steps or None,
+                threads=threads or None,
+            )
+        seconds = warm_up(self._planner, contract)
+        self.get_logger().info(
+            f'planner {self._planner.planner_id} {self._planner.checkpoint_hash}: first plan took '
+            f'{seconds:.2f} s'
+        )
+        self._scheduler = (
+            PlanScheduler.lockstep(contract) if self._lockstep else PlanScheduler.live(replan)
+        )
+        self._goals = GoalKeeper(SettleRule(still_motion=still), self._on_goal)
+        self._plans = self.create_publisher(VisualPlan, 'visual_plan', PLAN)
+        self._strips = self.create_publisher(ImageMsg, 'plan/image', IMAGE)
+        self._statuses = self.create_publisher(GoalStatus, 'goal_status', LATCHED)
+        self._plan_seq = 0
+        self._unsent: VisualPlan | None = None
+        self._warm_start: Any = None
+        self._controller = ''
+        self._residual = math.nan
+        self.create_service(SetGoal, 'set_goal', self._on_set_goal)
+        self.create_service(Trigger, 'cancel_goal', self._on_cancel_goal)
+        self._action = GoalAction(
+            self, self._goals, self._begin, self._goal_clock, contract.goal.timeout
+        )
+        self._done = self.create_guard_condition(self._on_outcome)
+        self._worker = PlanWorker(
+            lambda request: imagine(self._planner, request, self.contract), self._done.trigger
+        )
+
+    def start(self) -> None:
+        self._plan_seq = 0
+        self._observer = Observer(self.contract)
+        qos = IMAGE_RELIABLE if self._lockstep else IMAGE
+        for camera in self.contract.cameras:
+            self.create_subscription(
+                ImageMsg, camera.topic, partial(self._on_image, camera.name), qos
+            )
+        self.create_subscription(
+            ControllerStatus, 'controller_status', self._on_controller, LATCHED
+        )
+        self.create_subscription(ActionChunk, 'action_chunk', self._on_chunk, CHUNK)
+        self.create_timer(
+            WATCH_PERIOD_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self._on_goal(self._goals.goal)
+
+    def halt(self) -> None:
+        self._goals.cancel('the planner was deactivated')
+
+    def teardown(self) -> None:
+        if hasattr(self, '_worker') and not self._worker.close():
+            self.get_logger().warning('the planner is still busy; it is left to end by itself')
+        if hasattr(self, '_done'):
+            self.destroy_guard_condition(self._done)
+
+    # Goals -----------------------------------------------------------------------------------
+
+    def _goal_clock(self) -> int:
+        """What timeouts of goals count on, ns: in lock-step only frames bring time."""
+        if not self._lockstep:
+            return time.monotonic_ns()
+        return self._observer.newest or 0
+
+    def _begin(self, prompt: str) -> Goal:
+        if not self.active:
+            raise PromptError('the planner is not active')
+        silent = self._topics(self._observer.expect())
+        message = f'waits for camera frames on {silent}' if silent else ''
+        goal, _ = self._goals.begin(prompt, message)
+        self._warm_start = None
+        self._residual = math.nan
+        if self._lockstep:
+            # Live, the first plan waits for a frame that is younger than the goal.
+            self._plan_if_due()
+        return goal
+
+    def _on_set_goal(
+        self, request: SetGoal.Request, response: SetGoal.Response
+    ) -> SetGoal.Response:
+        old = self._goals.goal
+        try:
+            goal = self._begin(request.prompt)
+        except PromptError as error:
+            response.message = str(error)
+            self.get_logger().warning(f'set_goal refused: {error}')
+            return response
+        response.accepted = True
+        response.goal_id = goal.goal_id
+        parts = [f'replaces goal {old.goal_id}: {old.prompt}'] if old.active else []
+        parts += [goal.message] if goal.message else []
+        if self._controller in ('STOPPED', 'ESTOP'):
+            parts.append(f'the controller is {self._controller}: it needs reset')
+        response.message = '; '.join(parts)
+        return response
+
+    def _on_cancel_goal(
+        self, request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        goal = self._goals.cancel('cancelled by cancel_goal')
+        response.success = goal is not None
+        response.message = f'goal {goal.goal_id} cancelled' if goal else 'no goal is active'
+        return response
+
+    def _on_goal(self, goal: Goal) -> None:
+        self._statuses.publish(goal_to_msg(goal, self.now_ns()))
+        self._action.on_goal(goal)
+        if goal.goal_id and (not goal.active or goal.plans == 0):
+            text = f'goal {goal.goal_id} {goal.state.name}: {goal.prompt!r} {goal.message}'
+            self.get_logger().info(text.strip())
+
+    def _on_controller(self, msg: ControllerStatus) -> None:
+        self._controller = STATES[msg.state] if msg.state < len(STATES) else str(msg.state)
+        if msg.state in ENDS_GOALS:
+            reason = msg.reason or 'it gave no reason'
+            self._goals.cancel(f'the controller is {self._controller}: {reason}', GoalCode.STOPPED)
+
+    def _on_chunk(self, msg: ActionChunk) -> None:
+        if len(msg.residual):
+            self._residual = float(np.mean(msg.residual))
+
+    def _topics(self, cameras: Iterable[CameraSpec]) -> str:
+        return ', '.join(self.resolve_topic_name(camera.topic) for camera in cameras)
+
+    def _watch(self) -> None:
+        goal = self._goals.goal
+        if self._unsent is not None and self._plans.get_subscription_count():
+            message, self._unsent = self._unsent, None
+            self._plans.publish(message)
+        if not goal.active:
+            return
+        silent = self._topics(self._observer.silent)
+        if silent and not self._lockstep:
+            timeout = self.contract.video.frame_timeout
+            self._goals.abort(
+                GoalCode.NO_OBSERVATION, f'no camera frames on {silent} for {timeout:g} s'
+            )
+        self._action.check_timeout()
+        self._action.feedback(self._controller or 'unknown', goal.plans, self._residual)
+
+    # Planning --------------------------------------------------------------------------------
+
+    def _on_image(self, name: str, msg: ImageMsg) -> None:
+        with self.monitor('image'):
+            try:
+                complete = self._observer.add(name, image_from_msg(msg), stamp_from_msg(msg))
+            except (ImageError, CanvasError) as error:
+                self.report(f'camera {name}', WARN, f'image refused: {error}')
+                self.get_logger().warning(f'image refused: {error}', throttle_duration_sec=5.0)
+                return
+            if complete:
+                self._plan_if_due()
+
+    def _plan_if_due(self) -> None:
+        goal, newest = self._goals.goal, self._observer.newest
+        if newest is None or not goal.active or self._worker.busy or self._unsent is not None:
+            return
+        if not self._scheduler.due(goal.goal_id, newest):
+            return
+        request = PlanRequest(
+            context=self._observer.context(),
+            anchor=newest,
+            prompt=goal.prompt,
+            goal_id=goal.goal_id,
+            plan_index=goal.plans,
+            seed=plan_seed(self._seed, goal.goal_id, goal.plans),
+            warm_start=self._warm_start,
+        )
+        self._scheduler.began(goal.goal_id, newest)
+        self._worker.submit(request)
+
+    def _on_outcome(self) -> None:
+        outcome = self._worker.take()
+        if outcome is None:
+            return
+        goal = self._goals.goal
+        if goal.active and goal.goal_id == outcome.request.goal_id:
+            self._use(outcome)
+        if self._lockstep:
+            self._plan_if_due()  # for a goal that came meanwhile: no frame will
+
+    def _use(self, outcome: PlanOutcome) -> None:
+        plan, request = outcome.plan, outcome.request
+        if plan is None:
+            refused = isinstance(outcome.error, PlanRefusedError)
+            code = GoalCode.NOTHING_TO_DO if refused else GoalCode.INTERNAL
+            why = describe(outcome.error) if outcome.error is not None else 'no plan'
+            self._goals.abort(code, f'planner {self._planner.planner_id}: {why}')
+            return
+        self._warm_start = plan.warm_start
+        goal = self._goals.planned(plan.motion)
+        self._strips.publish(strip_to_msg(plan, request))
+        self.report(
+            'planner', OK, self._planner.planner_id,
+            hash=self._planner.checkpoint_hash, latency_s=f'{plan.latency:.3f}',
+            motion=f'{plan.motion:.1f}', context=len(request.context),
+        )
+        if not goal.active:
+            return  # the plan came to rest: there is nothing to execute
+        self._plan_seq += 1
+        message = plan_to_msg(plan, request, self._plan_seq, self._planner, self.contract)
+        if self._lockstep and not self._plans.get_subscription_count():
+            self._unsent = message  # nobody would execute it, and the loop would stand for ever
+        else:
+            self._plans.publish(message)
+
+
+def main() -> int:
+    """Entry point of the executable."""
+    return run_node(PlannerNode)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
