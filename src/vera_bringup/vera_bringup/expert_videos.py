@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+
 from vera_core import canvas
 from vera_core.contract import Contract
 from vera_planner.clips import ClipWriter
@@ -17,12 +18,33 @@ FRAMES = 24
 SHARD = 500
 # The arm stays where it is: what is named is not there, or is nothing at all.
 UNRELATED: tuple[str, ...] = (
-    'make me a sandwich', 'open the window', 'what time is it?', 'sing a song', 'hello',
-    'water the plants', 'turn off the light', 'pick up the phone', 'close the door',
-    'touch the purple disc', 'touch the white square', 'go to the black dot', 'play some music',
-    'reach the orange disc', 'move to the pink circle', 'touch the grey disc', 'clean the floor',
-    'read a book', 'find my keys', 'the weather is nice', 'fold the towel', 'asdf qwer',
-    'touch the brown circle', 'reach the elephant', 'drive to work', 'do nothing', 'stay still',
+    'make me a sandwich',
+    'open the window',
+    'what time is it?',
+    'sing a song',
+    'hello',
+    'water the plants',
+    'turn off the light',
+    'pick up the phone',
+    'close the door',
+    'touch the purple disc',
+    'touch the white square',
+    'go to the black dot',
+    'play some music',
+    'reach the orange disc',
+    'move to the pink circle',
+    'touch the grey disc',
+    'clean the floor',
+    'read a book',
+    'find my keys',
+    'the weather is nice',
+    'fold the towel',
+    'asdf qwer',
+    'touch the brown circle',
+    'reach the elephant',
+    'drive to work',
+    'do nothing',
+    'stay still',
 )
 
 

@@ -37,7 +37,10 @@ class ClipWriter:
                 )
         else:
             self._meta = {
-                'contract': contract_fields, 'recipe': recipe, 'groups': [], 'shards': [],
+                'contract': contract_fields,
+                'recipe': recipe,
+                'groups': [],
+                'shards': [],
             }
 
     @property

@@ -7,6 +7,7 @@ a cold start needs no copied frames.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class NoiseConfig:
             first step of sampling does.
     """
 
-    drop_history: float = 0.5
+    drop_history: float = 0.7
     clean_context: float = 0.6
     noisy_context: float = 0.25
     pure_future: float = 0.45
@@ -89,7 +90,7 @@ def sample(
     z = torch.randn(b, look_ahead, *pixel, generator=generator)
     clean = z
     grid = torch.linspace(1, 0, steps + 1)
-    for t, s in zip(grid[:-1], grid[1:], strict=True):
+    for t, s in itertools.pairwise(grid):
         levels[:, slots:] = t
         frames = torch.cat([past, z], dim=1)
         clean = network(frames, levels, text)

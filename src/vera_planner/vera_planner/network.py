@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812  torch's own convention
 
 from vera_planner.text import DIM as TEXT_DIM
 
@@ -35,6 +35,12 @@ class NetworkConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as stored in a checkpoint."""
         return asdict(self)
+
+
+def build(config: NetworkConfig) -> VideoNetwork:
+    """The network, laid out in memory as convolutions on a CPU like it."""
+    network = VideoNetwork(config)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def level_features(levels: Tensor, dim: int = 16) -> Tensor:
@@ -94,8 +100,12 @@ class GoalAttention(nn.Module):
     def __init__(self, key: int = 32, value: int = 32) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.PixelUnshuffle(2), nn.Conv2d(12, 48, 3, stride=2, padding=1), nn.SiLU(),
-            nn.Conv2d(48, 48, 3, padding=1), nn.SiLU(), nn.Conv2d(48, key + value, 1),
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(12, 48, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(48, 48, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(48, key + value, 1),
         )
         self.query = nn.Linear(TEXT_DIM, key)
         self.key = key
@@ -130,14 +140,19 @@ class WarpHead(nn.Module):
             last = self.up[0]
         else:
             self.up = nn.Sequential(
-                nn.Conv2d(width, 48 * 4, 1), nn.PixelShuffle(2), nn.SiLU(),
-                nn.Conv2d(48, 48, 3, padding=1), nn.SiLU(),
-                nn.Conv2d(48, out * 4, 3, padding=1), nn.PixelShuffle(2),
+                nn.Conv2d(width, 48 * 4, 1),
+                nn.PixelShuffle(2),
+                nn.SiLU(),
+                nn.Conv2d(48, 48, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(48, out * 4, 3, padding=1),
+                nn.PixelShuffle(2),
             )
             last = self.up[-2]
         assert isinstance(last, nn.Conv2d)
         nn.init.normal_(last.weight, std=1e-3)
-        nn.init.zeros_(last.bias)
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
 
     def forward(self, features: Tensor, anchor: Tensor) -> Tensor:
         b, _, height, width = anchor.shape
@@ -170,11 +185,18 @@ class VideoNetwork(nn.Module):
             )
         self.config = config
         frames = config.context + config.look_ahead
+        # Sentences of one task differ little; standardised over the training captions they do.
+        self.text_mean: Tensor
+        self.text_scale: Tensor
+        self.register_buffer('text_mean', torch.zeros(TEXT_DIM))
+        self.register_buffer('text_scale', torch.full((TEXT_DIM,), TEXT_DIM**0.5))
         self.goal = GoalAttention()
         cond = 256
         self.condition = nn.Sequential(
-            nn.Linear(frames * 16 + TEXT_DIM + 34, cond), nn.SiLU(),
-            nn.Linear(cond, cond), nn.SiLU(),
+            nn.Linear(frames * 16 + TEXT_DIM + 34, cond),
+            nn.SiLU(),
+            nn.Linear(cond, cond),
+            nn.SiLU(),
         )
         self.stem = nn.Sequential(
             nn.PixelUnshuffle(STEM),
@@ -184,13 +206,28 @@ class VideoNetwork(nn.Module):
         self.body = body(config, cond)
         self.head = WarpHead(config.width, config.look_ahead, config.kind == 'transformer')
 
+    def standardise_text(self, captions: Tensor) -> None:
+        """Take mean and spread of the training captions' embeddings [S, 384]."""
+        self.text_mean.copy_(captions.mean(0))
+        self.text_scale.copy_(1 / captions.std(0).clamp_min(0.01))
+
     def forward(self, frames: Tensor, levels: Tensor, text: Tensor) -> Tensor:
         b, f, c, h, w = frames.shape
         anchor = frames[:, self.config.context - 1]
+        text = ((text - self.text_mean) * self.text_scale).clamp(-4, 4)
         planes, where = self.goal(anchor, text)
-        cond = self.condition(torch.cat([level_features(levels), text * 8, where], dim=1))
+        cond = self.condition(torch.cat([level_features(levels), text, where], dim=1))
         x = self.stem(frames.reshape(b, f * c, h, w))
         return self.head(self.body(x, planes, cond), anchor)
+
+
+class Stage(nn.ModuleList):
+    """Blocks of one resolution, one after the other."""
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, cond)
+        return x
 
 
 class UnetBody(nn.Module):
@@ -205,12 +242,8 @@ class UnetBody(nn.Module):
         self.shrink = nn.ModuleList()
         previous = c
         for i, width in enumerate(widths):
-            self.shrink.append(
-                nn.Conv2d(previous, width, 2, stride=2) if i else nn.Identity()
-            )
-            self.down.append(
-                nn.ModuleList([FilmBlock(width, width, cond) for _ in range(config.depth)])
-            )
+            self.shrink.append(nn.Conv2d(previous, width, 2, stride=2) if i else nn.Identity())
+            self.down.append(Stage([FilmBlock(width, width, cond) for _ in range(config.depth)]))
             previous = width
         self.middle = SelfAttention(widths[2])
         self.coarse = SelfAttention(widths[1])
@@ -220,23 +253,19 @@ class UnetBody(nn.Module):
             self.grow.append(nn.ConvTranspose2d(widths[i + 1], widths[i], 2, stride=2))
             blocks = [FilmBlock(2 * widths[i], widths[i], cond)]
             blocks += [FilmBlock(widths[i], widths[i], cond) for _ in range(config.depth - 1)]
-            self.up.append(nn.ModuleList(blocks))
+            self.up.append(Stage(blocks))
 
     def forward(self, x: Tensor, planes: Tensor, cond: Tensor) -> Tensor:
         x = self.merge(torch.cat([x, planes.to(x)], dim=1))
         skips = []
-        for i, (shrink, blocks) in enumerate(zip(self.shrink, self.down, strict=True)):
-            x = shrink(x)
-            for block in blocks:
-                x = block(x, cond)
+        for i, (shrink, stage) in enumerate(zip(self.shrink, self.down, strict=True)):
+            x = stage(shrink(x), cond)
             if i == 1:
                 x = self.coarse(x)
             skips.append(x)
         x = self.middle(x)
-        for grow, blocks, skip in zip(self.grow, self.up, (skips[1], skips[0]), strict=True):
-            x = torch.cat([grow(x), skip], dim=1)
-            for block in blocks:
-                x = block(x, cond)
+        for grow, stage, skip in zip(self.grow, self.up, (skips[1], skips[0]), strict=True):
+            x = stage(torch.cat([grow(x), skip], dim=1), cond)
         return x
 
 

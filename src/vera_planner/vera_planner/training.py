@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812  torch's own convention
 from tqdm import tqdm
-from vera_core.checkpoint import write_checkpoint
 
+from vera_core.checkpoint import CheckpointInfo, write_checkpoint
 from vera_planner.clips import ClipDataset
+from vera_planner.compact import to_signal
 from vera_planner.diffusion import NoiseConfig, noised, sample, training_levels
-from vera_planner.network import NetworkConfig, VideoNetwork
+from vera_planner.network import NetworkConfig, VideoNetwork, build
 from vera_planner.text import shared_encoder
 
 LICENCE = 'Apache-2.0'
@@ -48,14 +50,9 @@ class TrainConfig:
     seed: int = 0
     threads: int = 1
     bf16: bool = True
-    validate_every: int = 500
+    validate_every: int = 250
     network: NetworkConfig = field(default_factory=NetworkConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
-
-
-def to_signal(frames: np.ndarray) -> Tensor:
-    """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in -1..1."""
-    return torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1
 
 
 def video_loss(predicted: Tensor, target: Tensor, anchor: Tensor, moving: float) -> Tensor:
@@ -76,7 +73,12 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config = config
         self.clips = ClipDataset(config.data, config.network.context, config.network.look_ahead)
-        self.network = VideoNetwork(config.network).to(memory_format=torch.channels_last)
+        self.encoder = shared_encoder()
+        captions = [s for group in self.clips.meta['groups'] for s in group]
+        self.network = build(config.network)
+        self.network.standardise_text(
+            torch.from_numpy(np.stack([self.encoder(s) for s in captions]))
+        )
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01
@@ -84,15 +86,14 @@ class Trainer:
         self.rng = np.random.default_rng(config.seed)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step = 0
-        self.seconds = 0.0
+        self.cpu_seconds = 0.0
         self.curve: list[dict[str, float]] = []
-        self.encoder = shared_encoder()
 
     def learning_rate(self) -> float:
         """Linear warm-up, then half a cosine to 2%."""
         c = self.config
         rise = min(1.0, (self.step + 1) / c.warmup)
-        return c.lr * rise * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * self.step / c.steps)))
+        return c.lr * rise * (0.02 + 0.49 * (1 + math.cos(math.pi * self.step / c.steps)))
 
     def train_step(self) -> float:
         """One optimiser step; its loss."""
@@ -119,9 +120,7 @@ class Trainer:
         self.step += 1
         decay = min(c.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for mean, now in zip(
-                self.average.parameters(), self.network.parameters(), strict=True
-            ):
+            for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(now, 1 - decay)
         return float(loss.detach())
 
@@ -130,28 +129,32 @@ class Trainer:
         c = self.config
         recent: list[float] = []
         bar = tqdm(total=c.steps, initial=self.step, desc=f'train {c.name}', mininterval=5)
-        started = time.monotonic()
+        started = time.process_time() - self.cpu_seconds
         while self.step < c.steps:
             recent.append(self.train_step())
             bar.update()
             if self.step % c.validate_every == 0 or self.step == c.steps:
                 row = {'step': self.step, 'loss': float(np.mean(recent))}
-                row['seconds'] = self.seconds + time.monotonic() - started
+                self.cpu_seconds = time.process_time() - started
+                row['cpu_seconds'] = self.cpu_seconds
                 row |= validate(self.average, Path(c.held_out), self.encoder)
                 self.curve.append(row)
                 recent.clear()
                 bar.set_postfix({k: f'{v:.2f}' for k, v in row.items() if k.startswith('psnr')})
-                self.save(self.seconds + time.monotonic() - started)
-        self.seconds += time.monotonic() - started
+                self.save()
 
-    def save(self, seconds: float) -> None:
+    def save(self) -> None:
         """State for an exact resume, and the curve so far."""
         out = Path(self.config.out)
         out.mkdir(parents=True, exist_ok=True)
         state = {
-            'network': self.network.state_dict(), 'average': self.average.state_dict(),
-            'optimiser': self.optimiser.state_dict(), 'step': self.step, 'seconds': seconds,
-            'generator': self.generator.get_state(), 'curve': self.curve,
+            'network': self.network.state_dict(),
+            'average': self.average.state_dict(),
+            'optimiser': self.optimiser.state_dict(),
+            'step': self.step,
+            'cpu_seconds': self.cpu_seconds,
+            'generator': self.generator.get_state(),
+            'curve': self.curve,
             'rng': json.dumps(self.rng.bit_generator.state),
         }
         part = out / 'state.part'
@@ -170,10 +173,11 @@ class Trainer:
         self.optimiser.load_state_dict(state['optimiser'])
         self.generator.set_state(state['generator'])
         self.rng.bit_generator.state = json.loads(state['rng'])
-        self.step, self.seconds, self.curve = state['step'], state['seconds'], state['curve']
+        self.step, self.cpu_seconds = state['step'], state['cpu_seconds']
+        self.curve = state['curve']
         return True
 
-    def export(self, command: str) -> Path:
+    def export(self, command: str) -> CheckpointInfo:
         """Write the averaged weights (float16) as a checkpoint."""
         c = self.config
         tensors = {
@@ -181,14 +185,22 @@ class Trainer:
         }
         plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(c).items()}
         training = {
-            'command': command, 'seed': c.seed, 'steps': self.step, 'seconds': self.seconds,
-            'data': self.clips.meta['recipe'] | {'clips': len(self.clips)}, 'licence': LICENCE,
+            'command': command,
+            'seed': c.seed,
+            'steps': self.step,
+            'cpu_seconds': self.cpu_seconds,
+            'data': self.clips.meta['recipe'] | {'clips': len(self.clips)},
+            'licence': LICENCE,
             'options': {k: v for k, v in plain.items() if k not in ('data', 'held_out', 'out')},
             'metrics': self.curve[-1] if self.curve else {},
         }
         return write_checkpoint(
-            Path(c.out) / f'{c.name}.safetensors', tensors, kind='planner',
-            config=c.network.to_dict(), contract=self.clips.meta['contract'], training=training,
+            Path(c.out) / f'{c.name}.safetensors',
+            tensors,
+            kind='planner',
+            config=c.network.to_dict(),
+            contract=self.clips.meta['contract'],
+            training=training,
         )
 
 
@@ -217,15 +229,58 @@ def validate(
     for label, sentences in (('right', batch.sentences), ('wrong', wrong)):
         text = torch.from_numpy(np.stack([encoder(s) for s in sentences]))
         with torch.autocast('cpu', torch.bfloat16):
-            future = torch.cat([
-                sample(
-                    network, frames[i : i + 32, c.context - 1 : c.context], text[i : i + 32],
-                    slots=c.context, look_ahead=c.look_ahead, steps=steps, generator=generator,
-                )
-                for i in range(0, windows, 32)
-            ])
+            future = torch.cat(
+                [
+                    sample(
+                        network,
+                        frames[i : i + 32, c.context - 1 : c.context],
+                        text[i : i + 32],
+                        slots=c.context,
+                        look_ahead=c.look_ahead,
+                        steps=steps,
+                        generator=generator,
+                    )
+                    for i in range(0, windows, 32)
+                ]
+            )
         score = psnr(future, frames[:, c.context :]).mean(0)
         result[f'psnr1_{label}'] = float(score[0])
         result[f'psnr{c.look_ahead}_{label}'] = float(score[-1])
     network.train(mode)
     return result
+
+
+def main_train(config: TrainConfig, command: str, *, resume: bool = True) -> CheckpointInfo:
+    """What `vera train planner` does once the clips are there.
+
+    Args:
+        config: the run; `config.out` receives state, curve (JSON and PNG) and checkpoint.
+        command: the command line, kept in the checkpoint.
+        resume: continue a run that was cut short in the same folder.
+    """
+    trainer = Trainer(config)
+    if resume:
+        trainer.resume()
+    trainer.run()
+    plot_curve(trainer.curve, Path(config.out) / 'curve.png')
+    return trainer.export(command)
+
+
+def plot_curve(curve: list[dict[str, float]], file: Path) -> None:
+    """The learning curve: loss, and PSNR with the right and a wrong sentence."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout='constrained')
+    steps = [row['step'] for row in curve]
+    left.plot(steps, [row['loss'] for row in curve])
+    left.set(xlabel='step', ylabel='training loss', yscale='log')
+    for key in sorted(k for k in curve[0] if k.startswith('psnr')) if curve else []:
+        style = '-' if key.endswith('right') else '--'
+        right.plot(steps, [row[key] for row in curve], style, label=key.replace('psnr', 'frame '))
+    right.set(xlabel='step', ylabel='PSNR at episode start [dB]')
+    right.legend(frameon=False)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

@@ -148,9 +148,7 @@ class FingerEnv:
         """The expert's future as camera images, one for each frame period to come."""
         return [self.render_at(p) for p in self.expert_joint_path(target, frames, q)]
 
-    def self_play(
-        self, rng: np.random.Generator, max_dq: float = 0.12
-    ) -> tuple[Float, Float]:
+    def self_play(self, rng: np.random.Generator, max_dq: float = 0.12) -> tuple[Float, Float]:
         """A random transition (q0, q1) [rad] inside the limits, |q1 - q0| <= max_dq per joint."""
         while True:
             q0 = rng.uniform(self._low, self._high)

@@ -43,15 +43,16 @@ def points(q: Float) -> Float:
 
 
 def tip_jacobian(q: Float) -> Float:
-    """d tip / d q, float64 [2, joints], pixels per radian."""
+    """D tip / d q, float64 [2, joints], pixels per radian."""
     chain = points(q)
     arm = chain[-1] - chain[:-1]
     return np.stack([arm[:, 1], -arm[:, 0]])
 
 
 def _towards(q: Float, goal: Float, speed: float, max_dq: float) -> Float:
-    """Joint change that moves the tip straight towards `goal`: damped least squares with a pull of
-    the null space towards a gently bent posture; slows down over the last pixels.
+    """Joint change that moves the tip straight towards `goal`, slower over the last pixels.
+
+    Damped least squares with a pull of the null space towards a gently bent posture.
     """
     error = goal - points(q)[-1]
     distance = float(np.hypot(*error))

@@ -74,7 +74,7 @@ class FingerPainter:
         for name, centre in discs:
             # Pixel centres sit at +0.5 in canvas units; cv2 counts them at integers.
             at = np.round((np.asarray(centre) * self.scale - 0.5) * (1 << shift)).astype(int)
-            radius = int(round(DISC_RADIUS * self.scale * (1 << shift)))
+            radius = round(DISC_RADIUS * self.scale * (1 << shift))
             cv2.circle(
                 image, (int(at[0]), int(at[1])), radius, PALETTE[name], -1, cv2.LINE_AA, shift
             )
@@ -105,10 +105,12 @@ class FingerPainter:
             ]
         )
         layer = cv2.warpAffine(
-            patch, affine, (int(hi[0] - lo[0]), int(hi[1] - lo[1])),
+            patch,
+            affine,
+            (int(hi[0] - lo[0]), int(hi[1] - lo[1])),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         )
-        region = canvas[lo[1]:hi[1], lo[0]:hi[0]]
+        region = canvas[lo[1] : hi[1], lo[0] : hi[0]]
         region *= 1 - layer[..., 3:] / 255
         region += layer[..., :3]
 
@@ -132,9 +134,7 @@ def link_map(q: Float, size: int, at: Float | None = None) -> NDArray[np.int64]:
     return owner
 
 
-def analytic_flow(
-    q0: Float, q1: Float, size: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def analytic_flow(q0: Float, q1: Float, size: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Exact flow from posture q0 to q1.
 
     Returns:

@@ -60,8 +60,9 @@ def phrase(rng: np.random.Generator, target: str, *, held_out: bool = False) -> 
 
 
 def parse(text: str, names: tuple[str, ...]) -> str | None:
-    """The object that one of our own phrasings means, or None. Not a language model: an oracle's
-    ear, for the scripted expert only.
+    """The object that one of our own phrasings means, or None.
+
+    Not a language model: an oracle's ear, for the scripted expert only.
     """
     found = [n for n in names if re.search(rf'\b{re.escape(n)}\b', text)]
     if len(found) != 1:

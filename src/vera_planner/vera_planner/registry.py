@@ -1,0 +1,55 @@
+"""Planners by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vera_core.checkpoint import check_contract, find_checkpoint
+from vera_core.contract import CheckpointRef, Contract
+from vera_core.seams import VideoPlanner
+
+PLANNERS = ('compact', 'oracle')
+
+
+def make_planner(
+    name: str,
+    contract: Contract,
+    *,
+    checkpoint: str | None = None,
+    provider: Any = None,
+    steps: int | None = None,
+    threads: int | None = None,
+) -> VideoPlanner:
+    """The planner called `name` for this contract.
+
+    Args:
+        name: one of PLANNERS.
+        contract: what the embodiment sees.
+        checkpoint: name or path; the contract's default if None.
+        provider: where the oracle gets the expert's future from; the others need none.
+        steps: sampling steps; the planner's default if None.
+        threads: CPU threads; torch's default if None.
+
+    Raises:
+        ValueError: an unknown planner, or an oracle without a provider.
+        CheckpointError: the checkpoint is missing, damaged or of another contract.
+    """
+    if name == 'oracle':
+        from vera_planner.oracle import OraclePlanner
+
+        if provider is None:
+            raise ValueError('the oracle planner needs a simulation that tells it the future')
+        return OraclePlanner(provider, contract)
+    if name != 'compact':
+        raise ValueError(f'unknown planner {name!r}; known: {", ".join(PLANNERS)}')
+    from vera_planner.compact import STEPS, CompactPlanner
+
+    ref: CheckpointRef | str | None = checkpoint or contract.defaults.planner_checkpoint
+    if ref is None:
+        raise ValueError(
+            f'embodiment {contract.embodiment!r} names no planner checkpoint; '
+            'set defaults.planner_checkpoint in its contract'
+        )
+    info = find_checkpoint(ref, kind='planner')
+    check_contract(info, contract.visual_fields())
+    return CompactPlanner.load(info, threads=threads, steps=STEPS if steps is None else steps)
