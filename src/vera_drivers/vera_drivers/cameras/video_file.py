@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import cv2
 
-from vera_core.seams import Image
+from vera_core.seams import Frame, Image
 from vera_drivers.cameras.base import CameraEndError, CameraError, ThreadedCamera, fit_image
 
 
@@ -46,7 +45,7 @@ class VideoFileCamera(ThreadedCamera):
         self._period = 0.0
         self._due = 0.0
         self._count = 0
-        self._wanted = threading.Semaphore(0)  # reads that wait for a frame, at rate 0
+        self._seen: int | None = None  # stamp of the frame that was taken, at rate 0
 
     @property
     def device(self) -> str:
@@ -63,10 +62,11 @@ class VideoFileCamera(ThreadedCamera):
         """Frames per second it plays at; 0 = as fast as it is read."""
         return 1 / self._period if self._period else 0.0
 
-    def wait_newer(self, stamp: int | None, timeout: float) -> Any:
-        """As of any camera; at rate 0 this is what lets the next frame be read."""
-        if stamp is None or (self._frame is not None and self._frame.stamp == stamp):
-            self._wanted.release()
+    def wait_newer(self, stamp: int | None, timeout: float) -> Frame:
+        """As of any camera; at rate 0 this tells that the frame of `stamp` was taken."""
+        with self._fresh:
+            self._seen = stamp
+            self._fresh.notify_all()
         return super().wait_newer(stamp, timeout)
 
     def _open(self) -> None:
@@ -88,7 +88,7 @@ class VideoFileCamera(ThreadedCamera):
         self._capture = capture
         self._count = 0
         self._due = time.monotonic()
-        self._wanted = threading.Semaphore(0)
+        self._seen = None
 
     def _read(self) -> tuple[Image, int]:
         self._pace()
@@ -112,8 +112,12 @@ class VideoFileCamera(ThreadedCamera):
 
     def _pace(self) -> None:
         if not self._period:
-            while not self._closing.is_set() and not self._wanted.acquire(timeout=0.1):
-                pass
+            with self._fresh:
+                self._fresh.wait_for(
+                    lambda: self._closing.is_set()
+                    or self._frame is None
+                    or self._frame.stamp == self._seen
+                )
             return
         wait = self._due - time.monotonic()
         if wait > 0:

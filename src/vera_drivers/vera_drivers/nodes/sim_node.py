@@ -62,7 +62,7 @@ class SimNode(VeraNode):
         self._target: Any = None
         self._refused = 0
         self._refusal = ''
-        self._status_due = 0
+        self._status_due = self._images_from = 0
         self.world.reset(seed, 0 if self._lockstep else self.now_ns())
 
     def start(self) -> None:
@@ -95,8 +95,9 @@ class SimNode(VeraNode):
 
     # Live ------------------------------------------------------------------------------------
 
-    def _begin_live(self, seed: int) -> None:
+    def _begin_live(self, seed: int, pause_ns: int = 0) -> None:
         self.world.reset(seed, self.now_ns())
+        self._images_from = self.world.stamp + pause_ns
         self._target = None
         self._pacer.start(time.monotonic_ns())
         self._publish()
@@ -116,7 +117,7 @@ class SimNode(VeraNode):
     def _publish(self) -> None:
         """Images before the joint states: in lock-step the planner's frame must not come later."""
         world = self.world
-        for camera in world.cameras_due():
+        for camera in world.cameras_due() if world.stamp >= self._images_from else ():
             with self.monitor('render'):
                 self._cameras[camera.name].publish(world.image(camera), world.stamp)
         state = world.robot_state()
@@ -178,7 +179,8 @@ class SimNode(VeraNode):
             for publisher in (*(c.images for c in self._cameras.values()), self._states):
                 publisher.wait_for_all_acked(Duration(seconds=2))
         else:
-            self._begin_live(request.seed)
+            # The cameras pause, so that no planner's context spans the jump to another scene.
+            self._begin_live(request.seed, 2 * self.contract.video.frame_period_ns)
         response.success = True
         response.message = f'episode {request.seed}'
         response.objects = list(self.world.env.objects)
