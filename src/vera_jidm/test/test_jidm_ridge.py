@@ -1,0 +1,216 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vera_jidm import ridge
+
+
+def reference(J, v, w, relative):
+    """Float64 least squares of the augmented system, with numpy."""
+    J, v, w = (np.asarray(x, np.float64) for x in (J, v, w))
+    n = len(J)
+    mean = (J * w) @ J.T / w.sum()
+    r = relative * np.trace(mean) / n
+    rows = np.concatenate([(J * np.sqrt(w / w.sum())).T, np.sqrt(r) * np.eye(n)])
+    right = np.concatenate([v * np.sqrt(w / w.sum()), np.zeros(n)])
+    return np.linalg.lstsq(rows, right, rcond=None)[0]
+
+
+def system(seed, n=5, R=2000, noise=0.1, dtype=torch.float32):
+    g = torch.Generator().manual_seed(seed)
+    # Channels differ in how much they move, as joints along an arm do.
+    J = torch.randn(1, n, R, generator=g, dtype=dtype) * torch.logspace(0, -1.5, n)[None, :, None]
+    a = torch.randn(1, n, generator=g, dtype=dtype)
+    v = torch.einsum('bnr,bn->br', J, a) + noise * torch.randn(1, R, generator=g, dtype=dtype)
+    w = torch.rand(1, R, generator=g, dtype=dtype)
+    return J, v, w, a
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('relative', [1e-6, 5e-5, 1e-2])
+@pytest.mark.parametrize('n', [1, 3, 16])
+def test_agrees_with_numpy_least_squares(dtype, relative, n):
+    for seed in range(5):
+        J, v, w, _ = system(seed, n, dtype=dtype)
+        found = ridge.solve(ridge.normal_equations(J, v, w), ridge=relative)
+        expected = reference(J[0], v[0], w[0], relative)
+        error = np.linalg.norm(found.action[0].numpy() - expected) / np.linalg.norm(expected)
+        assert error <= 1e-4
+        left = v[0].double() - torch.from_numpy(expected) @ J[0].double()
+        share = ((w[0] * left**2).sum() / (w[0] * v[0] ** 2).sum()).sqrt()
+        assert float(found.residual[0]) == pytest.approx(float(share), abs=2e-3)
+
+
+def test_gradient_rows_are_the_rows_they_claim_to_be():
+    g = torch.Generator().manual_seed(0)
+    n, h, w = 3, 8, 10
+    J = torch.randn(1, n, 2, h, w, generator=g, dtype=torch.float64)
+    v = torch.randn(1, 2, h, w, generator=g, dtype=torch.float64)
+    W = torch.rand(1, 3, h, w, generator=g, dtype=torch.float64)
+    rows, right, weight = [], [], []
+    gain = ridge.GRADIENT_GAIN
+    for c in range(2):
+        for y in range(h):
+            for x in range(w):
+                rows.append(J[0, :, c, y, x])
+                right.append(v[0, c, y, x])
+                weight.append(W[0, 0, y, x])
+                if 0 < x < w - 1:
+                    rows.append(gain * (J[0, :, c, y, x + 1] - J[0, :, c, y, x - 1]))
+                    right.append(gain * (v[0, c, y, x + 1] - v[0, c, y, x - 1]))
+                    weight.append(W[0, 1, y, x])
+                if 0 < y < h - 1:
+                    rows.append(gain * (J[0, :, c, y + 1, x] - J[0, :, c, y - 1, x]))
+                    right.append(gain * (v[0, c, y + 1, x] - v[0, c, y - 1, x]))
+                    weight.append(W[0, 2, y, x])
+    expected = reference(
+        torch.stack(rows, 1), torch.stack(right), torch.stack(weight), 1e-4
+    )
+    found = ridge.solve(ridge.image_equations(J, v, W), ridge=1e-4).action[0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_stacking_cancels_curvature():
+    """Rows that change with the action itself, J(a) = J0 + a: one direction errs, two do not."""
+    g = torch.Generator().manual_seed(2)
+    J0 = torch.randn(1, 1, 500, generator=g, dtype=torch.float64)
+    bend = J0 + torch.randn(1, 1, 500, generator=g, dtype=torch.float64)
+    a = 0.3
+    v = (J0 * a + bend * a * a / 2)[:, 0]
+    ones = torch.ones_like(v)
+    forward = ridge.normal_equations(J0, v, ones)
+    backward = ridge.reverse(ridge.normal_equations(J0 + bend * a, -v, ones))
+    one = abs(float(ridge.solve(forward, ridge=1e-9).action) - a)
+    both = abs(float(ridge.solve(forward + backward, ridge=1e-9).action) - a)
+    assert one > 1e-2
+    assert both < one / 3
+
+
+def test_neither_the_number_of_rows_nor_the_units_change_the_solution():
+    J, v, w, _ = system(3, dtype=torch.float64)
+    once = ridge.solve(ridge.normal_equations(J, v, w), ridge=1e-2)
+    four = ridge.normal_equations(J.repeat(1, 1, 4), v.repeat(1, 4), w.repeat(1, 4))
+    np.testing.assert_allclose(ridge.solve(four, ridge=1e-2).action, once.action, rtol=1e-9)
+    metres = ridge.normal_equations(J * 30, v * 30, w)
+    np.testing.assert_allclose(ridge.solve(metres, ridge=1e-2).action, once.action, rtol=1e-9)
+
+
+def test_weights_choose_the_rows():
+    J, v, w, a = system(4, noise=0.0, dtype=torch.float64)
+    v = v.clone()
+    v[:, ::2] += 5
+    w = torch.ones_like(w)
+    w[:, ::2] = 0
+    found = ridge.solve(ridge.normal_equations(J, v, w), ridge=1e-9)
+    np.testing.assert_allclose(found.action, a, atol=1e-5)
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), 1e30])
+def test_rows_that_make_no_sense_are_left_out(bad):
+    J, v, w, a = system(5, noise=0.0, dtype=torch.float64)
+    v = v.clone()
+    v[:, :50] = bad
+    equations = ridge.normal_equations(J, v, w)
+    found = ridge.solve(equations, ridge=1e-9)
+    assert bool(found.usable)
+    assert 0 < float(equations.dropped) < 0.1
+    np.testing.assert_allclose(found.action, a, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'spoil',
+    [
+        lambda J, v, w: (J, v * float('nan'), w),
+        lambda J, v, w: (J, v * 1e30, w),
+        lambda J, v, w: (J * float('nan'), v, w),
+        lambda J, v, w: (J * 0, v, w),
+        lambda J, v, w: (J, v * 0, w),
+        lambda J, v, w: (J, v, w * 0),
+        lambda J, v, w: (J, v, w * float('nan')),
+    ],
+    ids=['nan flow', 'huge flow', 'nan J', 'zero J', 'zero flow', 'zero weight', 'nan weight'],
+)
+def test_a_system_that_says_nothing_gives_a_flagged_zero(spoil):
+    found = ridge.solve(ridge.normal_equations(*spoil(*system(6)[:3])), limit=5.0)
+    assert not bool(found.usable)
+    assert (found.action == 0).all()
+    assert float(found.residual) == 1
+    assert (found.observability == 0).all()
+
+
+def test_one_bad_system_of_a_batch_leaves_the_others_alone():
+    systems = [system(s) for s in range(3)]
+    J, v, w = (torch.cat([s[i] for s in systems]) for i in range(3))
+    clean = ridge.solve(ridge.normal_equations(J, v, w))
+    v[1] = float('nan')
+    found = ridge.solve(ridge.normal_equations(J, v, w))
+    assert found.usable.tolist() == [True, False, True]
+    np.testing.assert_allclose(found.action[[0, 2]], clean.action[[0, 2]], rtol=1e-4)
+
+
+def test_a_channel_that_moves_nothing_gets_nothing():
+    J, v, w, _ = system(7, n=3, noise=0.0)
+    J = J.clone()
+    J[:, 1] = 0
+    found = ridge.solve(ridge.normal_equations(J, v, w))
+    assert bool(found.rank_deficient)
+    assert abs(float(found.action[0, 1])) < 1e-6
+    assert float(found.observability[0, 1]) == 0
+    assert np.isfinite(float(found.condition))
+
+
+def test_two_channels_that_look_alike_share():
+    J, _, w, _ = system(8, n=3, dtype=torch.float64)
+    J = J.clone()
+    J[:, 2] = J[:, 1]
+    v = J[:, 1] * 0.8
+    found = ridge.solve(ridge.normal_equations(J, v, w))
+    assert bool(found.rank_deficient)
+    np.testing.assert_allclose(found.action[0, 1:], [0.4, 0.4], atol=1e-3)
+
+
+def test_long_actions_are_scaled_down_and_flagged():
+    J, v, w, _ = system(9)
+    free = ridge.solve(ridge.normal_equations(J, v * 100, w))
+    held = ridge.solve(ridge.normal_equations(J, v * 100, w), limit=2.0)
+    assert not bool(free.limited) and bool(held.limited)
+    assert float(held.action.abs().max()) == pytest.approx(2.0)
+    np.testing.assert_allclose(
+        held.action / held.action.norm(), free.action / free.action.norm(), rtol=1e-4
+    )
+
+
+def test_motion_below_the_noise_counts_as_explained():
+    g = torch.Generator().manual_seed(1)
+    J, _, w, _ = system(10)
+    v = 0.01 * torch.randn(1, J.shape[-1], generator=g)
+    equations = ridge.normal_equations(J, v, w)
+    assert float(ridge.solve(equations).residual) > 0.9
+    assert float(ridge.solve(equations, noise=0.1).residual) < 0.15
+
+
+@pytest.mark.parametrize('value', [0.0, -1.0, float('nan'), float('inf')])
+def test_settings_that_make_no_sense(value):
+    equations = ridge.normal_equations(*system(0)[:3])
+    with pytest.raises(ValueError, match='ridge'):
+        ridge.solve(equations, ridge=value)
+    with pytest.raises(ValueError, match='limit'):
+        ridge.solve(equations, limit=value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(
+        st.floats(width=32, allow_nan=True, allow_infinity=True), min_size=24, max_size=24
+    ),
+    limit=st.floats(0.1, 10),
+)
+def test_no_input_makes_an_action_beyond_the_limit(values, limit):
+    numbers = torch.tensor(values, dtype=torch.float64)
+    J, v, w = numbers[:12].view(1, 2, 6), numbers[12:18][None], numbers[18:][None].abs()
+    found = ridge.solve(ridge.normal_equations(J, v, w), limit=limit)
+    assert torch.isfinite(found.action).all()
+    assert float(found.action.abs().max()) <= limit * (1 + 1e-9)
+    assert 0 <= float(found.observability.min()) and float(found.observability.max()) <= 1

@@ -1,0 +1,197 @@
+"""Turns each imagined plan into an action chunk. It decides nothing and commands nothing."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import Image as ImageMsg
+
+from vera_core.chunk import ActionChunk, ChunkError
+from vera_core.clocks import ns_to_seconds
+from vera_core.image_codec import ImageError
+from vera_core.nodes.base import OK, WARN, VeraNode, run_node
+from vera_core.nodes.convert import (
+    canvas_to_image_msg,
+    chunk_to_msg,
+    frames_from_msgs,
+    image_from_msg,
+    stamp_from_msg,
+)
+from vera_core.nodes.qos import CHUNK, IMAGE, PLAN
+from vera_jidm.pictures import flow_strip, jacobian_colours
+from vera_jidm.registry import TRANSLATORS, make_translator
+from vera_jidm.translator import MODES, Explanation, TranslationError
+from vera_jidm.worker import NewestWorker
+from vera_msgs.msg import ActionChunk as ActionChunkMsg
+from vera_msgs.msg import VisualPlan
+
+# Relative difference of two frame periods that counts as the same.
+_SAME_PERIOD = 1e-3
+_ERRORS = (TranslationError, ImageError, ChunkError)
+
+
+@dataclass(frozen=True)
+class _Job:
+    plan: VisualPlan
+    received: int
+
+
+class TranslatorNode(VeraNode):
+    """Publishes `action_chunk`, `debug/flow` and `debug/jacobian` for each `visual_plan`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__('translator', **kwargs)
+
+    def setup(self) -> None:
+        name = self.param(
+            'translator', self.contract.defaults.translator, 'which translator',
+            choices=TRANSLATORS,
+        )
+        checkpoint = self.param(
+            'checkpoint', '', "translator checkpoint, a name or a path; empty = the contract's"
+        )
+        mode = self.param(
+            'mode', MODES[0], 'stacked: both frames of a pair; paper: Eq. 6 alone', choices=MODES
+        )
+        self._debug = self.param('debug', True, 'publish debug/flow and debug/jacobian')
+        threads = self.param('threads', 1, 'threads of the network', low=1)
+        _set_threads(threads)
+        self._translator = make_translator(name, self.contract, checkpoint, mode=mode)
+        self._warm_up()
+        self._chunks = self.create_publisher(ActionChunkMsg, 'action_chunk', CHUNK)
+        self._flow = self.create_publisher(ImageMsg, 'debug/flow', IMAGE)
+        self._jacobian = self.create_publisher(ImageMsg, 'debug/jacobian', IMAGE)
+        self._translated = self._refused = 0
+        self.get_logger().info(
+            f'{name} {self._translator.checkpoint_hash}, {mode}, flow {self._translator.flow_id}, '
+            f'channels {", ".join(self._translator.channels)}'
+        )
+
+    def start(self) -> None:
+        self._worker: NewestWorker[_Job] = NewestWorker(self._work, self._failed, 'translate')
+        self._worker.start()
+        self.create_subscription(VisualPlan, 'visual_plan', self._on_plan, PLAN)
+
+    def halt(self) -> None:
+        worker = getattr(self, '_worker', None)
+        if worker is not None and not worker.stop():
+            self.get_logger().warning('a translation did not end within 5 s')
+
+    def _on_plan(self, plan: VisualPlan) -> None:
+        with self.monitor('visual_plan'):
+            self._worker.submit(_Job(plan, self.now_ns()))
+
+    def _work(self, job: _Job) -> None:
+        with self.monitor('translate'):
+            plan = job.plan
+            anchor, frames = self._frames(plan)
+            translation, explanation = self._translator.explain(anchor, frames)
+            if self.stopping.is_set():
+                return
+            chunk = ActionChunk(
+                stamp=stamp_from_msg(plan),
+                goal_id=int(plan.goal_id),
+                plan_seq=int(plan.plan_seq),
+                channels=self._translator.channels,
+                period=float(plan.frame_period),
+                values=translation.values,
+                residual=translation.residual,
+                observability=translation.observability,
+                translator_id=self._translator.translator_id,
+                model_hash=self._translator.checkpoint_hash,
+                latency=max(0.0, ns_to_seconds(self.now_ns() - job.received)),
+            )
+            self._chunks.publish(chunk_to_msg(chunk))
+        self._translated += 1
+        self._tell(chunk, explanation)
+
+    def _frames(self, plan: VisualPlan) -> tuple[np.ndarray, np.ndarray]:
+        """Anchor and committed frames; raises TranslationError for a plan that does not fit."""
+        contract = self.contract
+        views, period = tuple(plan.views), contract.video.frame_period
+        if views != contract.camera_names:
+            raise TranslationError(
+                f'it shows views {", ".join(views) or "(none)"}; the contract has '
+                f'{", ".join(contract.camera_names)}'
+            )
+        if not abs(plan.frame_period - period) <= _SAME_PERIOD * period:
+            raise TranslationError(
+                f'its frame period is {plan.frame_period} s; the contract says {period} s'
+            )
+        if not 1 <= plan.committed <= len(plan.frames):
+            raise TranslationError(
+                f'{plan.committed} frames are committed of {len(plan.frames)} imagined'
+            )
+        return image_from_msg(plan.anchor), _stack(plan)
+
+    def _failed(self, job: _Job, error: Exception) -> None:
+        self._refused += 1
+        what = f'plan {job.plan.plan_seq} of goal {job.plan.goal_id} is not translated'
+        if isinstance(error, _ERRORS):
+            self.get_logger().error(f'{what}: {error}')
+        else:
+            self.get_logger().error(f'{what}: {type(error).__name__}: {error}')
+        self.report('plans', WARN, f'{what}: {error}', **self._counts())
+
+    def _tell(self, chunk: ActionChunk, explanation: Explanation) -> None:
+        """Debug pictures and diagnostics of a translation."""
+        problems = [f'step {k}: {p}' for k, p in enumerate(explanation.problems) if p]
+        self.report(
+            'plans', WARN if problems else OK, '; '.join(problems),
+            residual=' '.join(f'{r:.2f}' for r in chunk.residual),
+            observability=' '.join(f'{o:.2g}' for o in chunk.observability),
+            largest=float(np.abs(chunk.values).max()),
+            condition=f'{explanation.condition.max():.0f}',
+            latency_ms=round(chunk.latency * 1e3, 1),
+            **self._counts(),
+        )
+        if not self._debug:
+            return
+        height = explanation.flow.shape[1]
+        scale = max(1, height // explanation.jacobian.shape[0])
+        # Nobody may be looking; painting is cheap beside the flow, but not free.
+        if self._flow.get_subscription_count():
+            self._flow.publish(canvas_to_image_msg(flow_strip(explanation.flow), chunk.stamp))
+        if self._jacobian.get_subscription_count():
+            maps = jacobian_colours(explanation.jacobian, scale)
+            self._jacobian.publish(canvas_to_image_msg(maps, chunk.stamp))
+
+    def _counts(self) -> dict[str, int]:
+        return {
+            'translated': self._translated,
+            'refused': self._refused,
+            'superseded': self._worker.superseded,
+        }
+
+    def _warm_up(self) -> None:
+        """The first solve is slow and would come with the first goal."""
+        canvas = self.contract.canvas
+        grey = np.full((canvas.height, canvas.width, 3), 128, np.uint8)
+        self._translator.translate(grey, grey[None])
+
+
+def _stack(plan: VisualPlan) -> np.ndarray:
+    """The committed frames, uint8 [K, H, W, 3]; raises TranslationError for unequal sizes."""
+    frames = plan.frames[: plan.committed]
+    sizes = sorted({(f.height, f.width) for f in frames})
+    if len(sizes) > 1:
+        raise TranslationError(f'its frames differ in size (height, width): {sizes}')
+    return frames_from_msgs(frames)
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def main() -> int:
+    """Entry point of the executable."""
+    return run_node(TranslatorNode)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
