@@ -30,7 +30,7 @@ from vera_core.contract import Contract, load_contract, parse_overrides
 from vera_core.monitor import CallbackMonitor
 from vera_core.nodes.entities import Entities
 from vera_core.nodes.parameters import Value, declare
-from vera_core.nodes.run import EXIT_FAILED, EXIT_SETUP, describe, run_node
+from vera_core.nodes.run import EXIT_FAILED, EXIT_SETUP, describe, run_node, wake
 
 OK, WARN, ERROR, STALE = (
     DiagnosticStatus.OK,
@@ -39,6 +39,8 @@ OK, WARN, ERROR, STALE = (
     DiagnosticStatus.STALE,
 )
 DIAGNOSTICS_PERIOD_S = 1.0
+#: Seconds that the messages of `halt` get to reach reliable subscribers.
+LAST_WORD_S = 0.2
 DEFAULT_NAMESPACE = 'vera'
 DEFAULT_CONTRACT = 'finger'
 
@@ -148,7 +150,7 @@ class VeraNode(LifecycleNode):
         self.get_logger().error(message)
         self.exit_code = code
         if self.executor is not None:
-            self.executor.wake()
+            wake(self.executor)
 
     def close(self) -> None:
         """Tear down and destroy the node, whatever state it is in. Safe to call twice."""
@@ -157,7 +159,7 @@ class VeraNode(LifecycleNode):
         self._closed = True
         self._release()
         state = self._state_machine.current_state[1]
-        if state in ('unconfigured', 'inactive', 'active'):
+        if self.context.ok() and state in ('unconfigured', 'inactive', 'active'):
             self.trigger_shutdown()
         self.destroy_node()
 
@@ -233,6 +235,8 @@ class VeraNode(LifecycleNode):
         if self._start_entities is not None:
             entities, self._start_entities = self._start_entities, None
             self._run_hook('halt', self.halt)
+            if self.context.ok():
+                entities.flush(LAST_WORD_S)
             entities.destroy_newer()
         if self._setup_entities is not None and not keep_setup:
             entities, self._setup_entities = self._setup_entities, None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from rclpy.action import ActionClient, ActionServer
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.node import Node
 
@@ -29,6 +31,13 @@ class Entities:
             *node.clients,
             *node.publishers,
         ]
+
+    def flush(self, limit: float) -> None:
+        """Wait at most `limit` seconds until what was published has arrived."""
+        end = time.monotonic() + limit
+        for publisher in self._node.publishers:
+            left = max(0.0, end - time.monotonic())
+            publisher.wait_for_all_acked(Duration(seconds=left))
 
     def destroy_newer(self) -> None:
         """Destroy what was created since; what is gone already is left alone."""

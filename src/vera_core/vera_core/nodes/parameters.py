@@ -73,10 +73,15 @@ def declare(
 
 
 def _accept_whole_numbers(node: Node, name: str, default: object) -> None:
-    """`-p rate:=100` means 100.0; rclpy would refuse it for its type."""
+    """`-p rate:=100` means 100.0 and `-p source:=0` means '0'; rclpy would refuse both."""
     given = node._parameter_overrides.get(name)
-    if isinstance(default, float) and given is not None and given.type_ == Parameter.Type.INTEGER:
-        node._parameter_overrides[name] = Parameter(name, Parameter.Type.DOUBLE, float(given.value))
+    if given is None or given.type_ != Parameter.Type.INTEGER:
+        return
+    if isinstance(default, float):
+        given = Parameter(name, Parameter.Type.DOUBLE, float(given.value))
+    elif isinstance(default, str):
+        given = Parameter(name, Parameter.Type.STRING, str(given.value))
+    node._parameter_overrides[name] = given
 
 
 def _descriptor(
@@ -152,5 +157,5 @@ def _allowed(
     kind = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text'}.get(
         type(default), 'a list'
     )
-    bounds = [f'>= {low:g}'] * (low is not None) + [f'<= {high:g}'] * (high is not None)
+    bounds = [f'{sign} {b:g}' for sign, b in (('>=', low), ('<=', high)) if b is not None]
     return ' '.join(['it must be', kind, ' and '.join(bounds)]).strip()

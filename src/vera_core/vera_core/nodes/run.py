@@ -13,7 +13,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +56,7 @@ class StopSignals:
         self.requested = threading.Event()
         self.interruptible = True
         self.stuck = False
+        self._lock = threading.Lock()
         self._wake: Callable[[], None] | None = None
         self._previous: dict[int, Any] = {}
         self._reader, self._writer = socket.socketpair()
@@ -82,15 +82,17 @@ class StopSignals:
             signal.signal(number, handler)
         self._writer.close()
 
-    def wake_with(self, wake: Callable[[], None]) -> None:
-        """Call `wake` at every signal, from another thread."""
-        self._wake = wake
+    def wake_with(self, wake: Callable[[], None] | None) -> None:
+        """Call `wake` at every signal, from another thread; None stops that."""
+        with self._lock:
+            self._wake = wake
 
     def _listen(self) -> None:
         while self._reader.recv(64):
             self.requested.set()
-            if self._wake is not None:
-                self._wake()
+            with self._lock:
+                if self._wake is not None:
+                    self._wake()
         self._reader.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -167,8 +169,8 @@ def _spin_while(
     condition: Callable[[], bool], node: VeraNode, stop: StopSignals, executor: Executor
 ) -> None:
     executor.add_node(node)
-    stop.wake_with(executor.wake)
-    with suppress(ExternalShutdownException):
+    stop.wake_with(lambda: wake(executor))
+    try:
         while (
             condition()
             and not stop.requested.is_set()
@@ -176,7 +178,15 @@ def _spin_while(
             and executor.context.ok()
         ):
             executor.spin_once()
-    stop.wake_with(lambda: None)
+    except ExternalShutdownException:
+        pass  # somebody else shut the context down: the same as a signal
+    finally:
+        stop.wake_with(None)
+
+
+def wake(executor: Executor) -> None:
+    """Make an executor return from spin_once; what rclpy calls wake does not, without work."""
+    executor.create_task(lambda: None)
 
 
 def _join(pool: MultiThreadedExecutor) -> bool:
