@@ -1,0 +1,239 @@
+"""From action chunks to a target for every moment: splicing by stamp, never by arrival order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vera_controller.limits import Vector
+from vera_controller.polyline import Polyline
+from vera_controller.state_history import HistoryError, StateHistory
+from vera_core.clocks import ns_to_seconds, seconds_to_ns
+
+if TYPE_CHECKING:
+    from vera_core.chunk import ActionChunk
+    from vera_core.contract import Contract
+
+KINDS = ('joint_delta', 'joint_target')
+FADE_KNOTS = 10
+
+
+class ChunkRefusedError(ValueError):
+    """A chunk that is not executed; the message says why."""
+
+
+class UnsupportedChannelError(ValueError):
+    """A contract with a channel that this controller cannot execute; the message names it."""
+
+
+@dataclass(frozen=True)
+class Splice:
+    """How a chunk was taken over: `discarded` whole actions had passed at its arrival."""
+
+    discarded: int
+
+
+class ChunkQueue:
+    """The chunk being executed, and the fading end of the one before.
+
+    A chunk anchored at t_a covers (t_a, t_a + K T]. Its path starts at the position measured at
+    t_a: the deltas are relative to what the anchor frame shows, not to the set-point of that time.
+
+    Args:
+        contract: channels and velocity limits.
+        history: measured states.
+        fade: [s] over which the target moves from the old chunk to the new one.
+        margin: an action may not ask for more than velocity limit x period x margin.
+
+    Raises:
+        UnsupportedChannelError: a channel of another kind than joint_delta and joint_target, or two
+            channels for one joint.
+    """
+
+    def __init__(
+        self, contract: Contract, history: StateHistory, *, fade: float = 0.1, margin: float = 1.25
+    ) -> None:
+        joints: dict[str, str] = {}
+        for channel in contract.channels:
+            if channel.kind not in KINDS or channel.joint is None:
+                raise UnsupportedChannelError(
+                    f'channel {channel.name!r} is of kind {channel.kind}; '
+                    f'this controller executes {" and ".join(KINDS)}'
+                )
+            if channel.joint in joints:
+                raise UnsupportedChannelError(
+                    f'channels {joints[channel.joint]!r} and {channel.name!r} both move '
+                    f'{channel.joint}'
+                )
+            joints[channel.joint] = channel.name
+        self._contract = contract
+        self._history = history
+        self._fade_ns = seconds_to_ns(fade)
+        self._margin = margin
+        places = {name: i for i, name in enumerate(contract.joint_names)}
+        self._joint = np.array([places[c.joint] for c in contract.channels if c.joint is not None])
+        self._relative = np.array([c.kind == 'joint_delta' for c in contract.channels])
+        self._velocity = contract.velocity_limits[self._joint]
+        self._path: Polyline | None = None
+        self._tail: Polyline | None = None
+        self._goal_id: int | None = None
+        self._newest_seq: int | None = None
+        self._plan_seq = 0
+
+    @property
+    def goal_id(self) -> int | None:
+        """The goal whose chunks are taken, or None."""
+        return self._goal_id
+
+    @property
+    def plan_seq(self) -> int:
+        """Plan of the chunk being executed; 0 if none."""
+        return self._plan_seq if self._path else 0
+
+    @property
+    def stamp(self) -> int | None:
+        """Anchor stamp of the chunk being executed [ns], or None."""
+        return self._path.start if self._path else None
+
+    def remaining(self, now: int) -> float:
+        """Seconds left of the chunk being executed, 0 if none."""
+        return max(0.0, ns_to_seconds(self._path.end - now)) if self._path else 0.0
+
+    def expect(self, goal_id: int | None) -> None:
+        """Take chunks of this goal only, from any plan on; drops what is there of another."""
+        self.clear()
+        self._goal_id = goal_id
+        self._newest_seq = None
+
+    def clear(self) -> None:
+        """Drop the chunk being executed; older plans stay refused."""
+        self._path = self._tail = None
+
+    def check(self, chunk: ActionChunk, now: int) -> None:
+        """Raise ChunkRefusedError for a chunk that is not for us, or comes too late.
+
+        Args:
+            chunk: what arrived.
+            now: time of arrival [ns].
+        """
+        plan = f'plan {chunk.plan_seq}'
+        if self._goal_id is None:
+            raise ChunkRefusedError(f'{plan} serves goal {chunk.goal_id}, but no goal is active')
+        if chunk.goal_id != self._goal_id:
+            raise ChunkRefusedError(
+                f'{plan} serves goal {chunk.goal_id}, but goal {self._goal_id} is active'
+            )
+        if self._newest_seq is not None and chunk.plan_seq <= self._newest_seq:
+            raise ChunkRefusedError(f'{plan} is not newer than plan {self._newest_seq}')
+        self._check_channels(chunk)
+        shortest = self._contract.control.period
+        if seconds_to_ns(chunk.period) < self._contract.control.period_ns:
+            raise ChunkRefusedError(
+                f'actions of {plan} last {chunk.period:g} s, less than one set-point of '
+                f'{shortest:g} s'
+            )
+        end = chunk.stamp + seconds_to_ns(chunk.period) * chunk.steps
+        if now >= end:
+            raise ChunkRefusedError(
+                f'{plan} has expired: its last action ended {ns_to_seconds(now - end):.3f} s ago'
+            )
+        if self._path and chunk.stamp < self._path.start:
+            raise ChunkRefusedError(
+                f'{plan} is stale: its anchor frame is '
+                f'{ns_to_seconds(self._path.start - chunk.stamp):.3f} s older than that of '
+                f'plan {self._plan_seq}, which is being executed'
+            )
+
+    def offer(self, chunk: ActionChunk, now: int) -> Splice:
+        """Take over a chunk.
+
+        Args:
+            chunk: what arrived.
+            now: time of arrival [ns]; what the chunk says about the time before is discarded.
+
+        Raises:
+            ChunkRefusedError: it may not be executed; what is there goes on.
+        """
+        self.check(chunk, now)
+        try:
+            base = self._history.at(chunk.stamp)
+        except HistoryError as error:
+            raise ChunkRefusedError(
+                f'where plan {chunk.plan_seq} starts is not known: {error}'
+            ) from None
+        path = self._path_of(chunk, base)
+        self._tail = self._fading(now)
+        self._path = path
+        self._newest_seq = self._plan_seq = chunk.plan_seq
+        return Splice(discarded=max(0, (now - chunk.stamp) // path.period))
+
+    def sample(self, time: int, hold: Vector) -> Vector | None:
+        """The target at `time` [ns], or None when there is none any more.
+
+        Args:
+            time: when the robot should be there.
+            hold: float64 [n] positions of the joints that no channel moves.
+        """
+        if self._path is None or time > self._path.end:
+            return None
+        target = hold.copy()
+        target[self._joint] = self._mixed(time)
+        return target
+
+    def _mixed(self, time: int) -> Vector:
+        assert self._path is not None
+        new = self._path.at(time)
+        tail = self._tail
+        if tail is None or time >= tail.end:
+            return new
+        share = max(0, time - tail.start) / (tail.end - tail.start)
+        old = tail.at(time)
+        return old + share * (new - old)
+
+    def _fading(self, now: int) -> Polyline | None:
+        """What the target would have been without the new chunk; None if it had run out."""
+        step = self._fade_ns // FADE_KNOTS
+        if self._path is None or now > self._path.end or step == 0:
+            return None
+        # Seen through a few knots, so that fading out of a fade needs no memory of both.
+        knots = np.stack([self._mixed(now + i * step) for i in range(FADE_KNOTS + 1)])
+        return Polyline(now, step, knots)
+
+    def _check_channels(self, chunk: ActionChunk) -> None:
+        known = self._contract.channel_names
+        if len(set(chunk.channels)) != len(chunk.channels):
+            raise ChunkRefusedError(f'a channel is named twice: {", ".join(chunk.channels)}')
+        unknown = [name for name in chunk.channels if name not in known]
+        if unknown:
+            raise ChunkRefusedError(
+                f'unknown channel {", ".join(unknown)}; {self._contract.embodiment} has '
+                f'{", ".join(known)}'
+            )
+        missing = [name for name in known if name not in chunk.channels]
+        if missing:
+            raise ChunkRefusedError(f'channel {", ".join(missing)} is missing from the chunk')
+
+    def _path_of(self, chunk: ActionChunk, base: Vector) -> Polyline:
+        order = [chunk.channels.index(name) for name in self._contract.channel_names]
+        values = np.asarray(chunk.values, dtype=np.float64)[:, order]
+        start = base[self._joint]
+        knots = np.empty((chunk.steps + 1, len(order)))
+        knots[0] = start
+        knots[1:] = np.where(self._relative, start + np.cumsum(values, axis=0), values)
+        moves = np.abs(np.diff(knots, axis=0))
+        allowed = self._velocity * chunk.period * self._margin
+        bad = np.argwhere(~(moves <= allowed))
+        if bad.size:
+            step, column = (int(i) for i in bad[0])
+            channel = self._contract.channels[column]
+            raise ChunkRefusedError(
+                f'action {step} of plan {chunk.plan_seq} moves {channel.joint} by '
+                f'{moves[step, column]:.3g} {channel.unit} in {chunk.period:g} s; at most '
+                f'{allowed[column]:.3g} is plausible'
+            )
+        return Polyline(chunk.stamp, seconds_to_ns(chunk.period), knots)
+
+
+__all__ = ['ChunkQueue', 'ChunkRefusedError', 'Splice', 'UnsupportedChannelError']
