@@ -110,13 +110,13 @@ def test_depends_are_used(package: str) -> None:
 @pytest.mark.parametrize('package', PYTHON_PACKAGES)
 def test_depends_cover_the_tests(package: str) -> None:
     declared = depends(package, tests=True) | {package}
-    missing = set()
+    missing: dict[str, str] = {}
     for path in sorted((SRC / package / 'test').rglob('*.py')):
         for item in imports_of(path):
             name = key(item.module)
             if name and name not in declared | local_helpers(package):
-                missing.add(f'{name}: {item}')
-    assert not missing, f'{package}/package.xml does not name\n' + '\n'.join(sorted(missing))
+                missing.setdefault(name, f'{name}: {item}')
+    assert not missing, f'{package}/package.xml does not name\n' + '\n'.join(missing.values())
 
 
 def test_requirements_cover_the_imports() -> None:
