@@ -9,20 +9,22 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from pathlib import Path
 
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch import Action, LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
+    EmitEvent,
     OpaqueFunction,
     SetEnvironmentVariable,
-    Shutdown,
 )
+from launch.events import Shutdown
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
-from vera_core.contract import load_contract
 
 from vera_bringup.environment import graph_environment, parse_domain
 from vera_bringup.node_table import DESCRIPTIONS, GraphOptions, NodeSpec, node_table
-from vera_bringup.supervisor import RestartPolicy
+from vera_bringup.supervisor import CONFIGURATION_ERROR, RestartPolicy
+from vera_core.contract import load_contract
 
 # Set for every process; the rest of the environment is the caller's own.
 ENVIRONMENT = ('ROS_AUTOMATIC_DISCOVERY_RANGE', 'RMW_IMPLEMENTATION', 'PYTHONUNBUFFERED')
@@ -63,6 +65,27 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     return [node_action(spec) for spec in node_table(load_contract(name), options, name)]
 
 
+class _Ending:
+    """What launch calls whenever a process of an essential node has ended.
+
+    launch restarts without a time window, and says nothing when it has had enough.
+    """
+
+    def __init__(self, name: str, restarts: int) -> None:
+        self._name = name
+        self._left = restarts
+
+    def __call__(self, event: ProcessExited, context: LaunchContext) -> list[Action]:
+        misconfigured = event.returncode == CONFIGURATION_ERROR
+        if context.is_shutdown:
+            return []
+        if self._left > 0 and not misconfigured:
+            self._left -= 1
+            return []
+        why = 'cannot run as configured' if misconfigured else 'died too often'
+        return [EmitEvent(event=Shutdown(reason=f'{self._name} {why}'))]
+
+
 def node_action(spec: NodeSpec) -> Node:
     """One process of the table as a launch action."""
     policy = RestartPolicy()
@@ -76,11 +99,10 @@ def node_action(spec: NodeSpec) -> Node:
         'output': 'both',
         'respawn': True,
         'respawn_delay': policy.delay,
+        'respawn_max_retries': policy.restarts,
     }
-    # launch counts restarts without a window: after so many, an essential node ends the launch.
-    common['respawn_max_retries'] = policy.restarts
     if spec.essential:
-        common['on_exit'] = [Shutdown(reason=f'{spec.name} has ended')]
+        common['on_exit'] = _Ending(spec.name, policy.restarts)
     if spec.lifecycle:
         return LifecycleNode(**common)
     return Node(**common)

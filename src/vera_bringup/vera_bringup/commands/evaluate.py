@@ -1,0 +1,79 @@
+"""`vera eval`: runs the episodes and prints what came of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vera_bringup.evaluation import EvaluationOptions, evaluate, evaluation_contract
+from vera_bringup.exits import CommandError
+from vera_bringup.statistics import EpisodeResult, summarise
+
+
+def run(
+    embodiment: str,
+    options: EvaluationOptions,
+    ros: bool,
+    as_json: bool,
+    domain: str | None,
+    namespace: str,
+    runs: Path,
+) -> None:
+    """Evaluate and print; the last line is JSON if asked for."""
+    try:
+        contract = evaluation_contract(embodiment, options.joints)
+        results: Iterator[EpisodeResult]
+        if ros:
+            from vera_bringup.ros_evaluation import evaluate_through_ros
+
+            results = evaluate_through_ros(contract, options, domain, namespace, runs)
+        else:
+            results = evaluate(contract, options)
+        begin = time.perf_counter()
+        finished = list(_shown(results, options.episodes))
+    except ValueError as error:
+        # Contracts, organs and checkpoints refuse what does not fit with a ValueError in words.
+        raise CommandError(str(error)) from error
+    report = {
+        'embodiment': contract.embodiment,
+        'joints': len(contract.joints),
+        'planner': options.planner or contract.defaults.planner,
+        'translator': options.translator or contract.defaults.translator,
+        'seed': options.seed,
+        'held_out': options.held_out,
+        'ros': ros,
+        'seconds': round(time.perf_counter() - begin, 1),
+        **summarise(finished),
+    }
+    _print(report)
+    if as_json:
+        print(json.dumps(report))
+
+
+def _shown(results: Iterator[EpisodeResult], episodes: int) -> Iterator[EpisodeResult]:
+    reached = 0
+    with tqdm(total=episodes, unit='episode', disable=not sys.stderr.isatty()) as bar:
+        for count, result in enumerate(results, 1):
+            reached += result.success
+            bar.set_postfix_str(f'reached {reached} of {count}')
+            bar.update()
+            yield result
+
+
+def _print(report: dict) -> None:
+    print(
+        f'{report["planner"]} + {report["translator"]}, {report["joints"]} joints: success '
+        f'{report["success_rate"]:.1%} of {report["n"]} '
+        f'(95% interval {report["ci_low"]:.1%} to {report["ci_high"]:.1%}), '
+        f'progress {report["progress"]:.2f}, wrong disc {report["wrong_rate"]:.1%}'
+    )
+    if report['replan_ms_p50'] is not None:
+        p50, p95 = report['replan_ms_p50'], report['replan_ms_p95']
+        print(f'{report["plans"]} plans, each {p50} ms (p50), {p95} ms (p95)')
+    for reason, count in report['failures'].items():
+        print(f'  {count} x {reason}')

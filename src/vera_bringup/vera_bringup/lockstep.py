@@ -1,0 +1,262 @@
+"""The whole loop in one process and in simulated time: Algorithm 1 without ROS.
+
+The very classes of the nodes: observer, scheduler, planner, translator, controller (queue, state
+machine, safety filter) and simulated world, called in the order in which the nodes' messages
+arrive in lock-step. So the graph with `lockstep: true` gives the same actions bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vera_bringup.statistics import NO_MOTION, REACHED, RESTED, TIME, WRONG, EpisodeResult
+from vera_controller.controller import Controller
+from vera_core.chunk import ActionChunk
+from vera_core.clocks import ManualClock, ns_to_seconds
+from vera_core.seeds import mix, plan_seed
+from vera_drivers.sim_world import SimWorld, make_world
+from vera_planner.goal import Goal, GoalKeeper, GoalState, PlanRefusedError
+from vera_planner.observer import Observer
+from vera_planner.planning import PlanRequest, imagine
+from vera_planner.scheduler import PlanScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vera_core.contract import Contract
+    from vera_core.seams import Image, Plan, Translation, Translator, VideoPlanner
+
+SELF_PLAY_DELTA = 0.12  # rad per frame period, as in self-play
+
+
+class LoopError(RuntimeError):
+    """The loop cannot go on; the message says why."""
+
+
+def episode_seed(seed: int, index: int) -> int:
+    """Scene seed of episode `index`, for both ways of evaluation and for the demo."""
+    return mix(seed, index)
+
+
+def instruction(world: SimWorld, seed: int, held_out: bool) -> tuple[str, str]:
+    """(prompt, target) of the scene in `world`: one of its objects, in one of the phrasings."""
+    drawn = world.env.instruction(np.random.default_rng(seed), held_out=held_out)  # type: ignore[attr-defined]
+    return drawn.text, drawn.target
+
+
+class RandomMotion:
+    """The baseline that looks at nothing: self-play actions in place of plan and translation."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._shape = (contract.video.committed, len(contract.channels))
+
+    def values(self, seed: int) -> Any:
+        """float64 [K, n] [rad]."""
+        rng = np.random.default_rng(seed)
+        return rng.uniform(-SELF_PLAY_DELTA, SELF_PLAY_DELTA, self._shape)
+
+
+class LockstepLoop:
+    """Runs episodes; one at a time.
+
+    Args:
+        contract: of a simulated embodiment.
+        make_planner: makes the planner, given what tells an oracle the future; None for
+            RandomMotion in place of planner and translator.
+        translator: imagined frames to actions; None with RandomMotion.
+        base_seed: of the planner's noise.
+        keep: keep chunks and commands in the results.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        make_planner: Callable[[Any], VideoPlanner] | None,
+        translator: Translator | None,
+        base_seed: int = 0,
+        keep: bool = False,
+    ) -> None:
+        self.contract = contract
+        self.world = make_world(contract)
+        self._planner = make_planner(self._future) if make_planner else None
+        self._translator = translator
+        self._random = RandomMotion(contract)
+        self._base_seed = base_seed
+        self._keep = keep
+
+    def _future(self, prompt: str, anchor: int, frames: int) -> Image:
+        """The oracle's provider."""
+        return self.world.expert_future(prompt, anchor, frames)
+
+    def run(self, index: int, seed: int, held_out: bool, frames: int) -> EpisodeResult:
+        """One episode.
+
+        Args:
+            index: of the episode; the goal's id is the next number.
+            seed: of the scene and of the instruction.
+            held_out: whether to phrase it as no training did.
+            frames: frame periods until it counts as not reached.
+        """
+        self.world.reset(seed, self.world.next_episode())
+        prompt, target = instruction(self.world, seed, held_out)
+        return _Episode(self, index, prompt, target).run(frames)
+
+
+class _Episode:
+    """The state of one episode."""
+
+    def __init__(self, loop: LockstepLoop, index: int, prompt: str, target: str) -> None:
+        contract = loop.contract
+        self.loop, self.world, self.contract = loop, loop.world, contract
+        self.index, self.prompt, self.target = index, prompt, target
+        self.goal_id = index + 1
+        self.observer = Observer(contract, ManualClock())
+        self.scheduler = PlanScheduler.lockstep(contract)
+        self.goals = GoalKeeper()
+        self.controller = Controller(contract, clock=ManualClock(), lockstep=True)
+        self.warm_start: Any = None
+        self.replan_ms: list[float] = []
+        self.chunks: list[tuple[int, Any]] = []
+        self.commands: list[Any] = []
+
+    def run(self, frames: int) -> EpisodeResult:
+        world = self.world
+        begin = world.stamp
+        end = begin + frames * self.contract.video.frame_period_ns
+        start = float(world.env.distances()[world.env.objects.index(self.target)])
+        # As after reset_sim: the camera's frame, then the joint state, then the goal.
+        self._publish()
+        ok, why = self.controller.enable()
+        if not ok:
+            raise LoopError(f'the controller does not start: {why}')
+        goal, _ = self.goals.begin(self.prompt)
+        self.controller.on_goal(self.goal_id, True)
+        while world.stamp < end and not world.truth().dwelled:
+            if not self._plan_if_due():
+                break
+            self._tick()
+        goal = self.goals.goal
+        dwelled = world.truth().dwelled
+        return EpisodeResult(
+            index=self.index,
+            seed=world.seed,
+            prompt=self.prompt,
+            target=self.target,
+            outcome=outcome(dwelled, self.target, goal),
+            progress=1.0 if dwelled == self.target else world.env.progress(self.target, start),  # type: ignore[attr-defined]
+            duration=ns_to_seconds(world.stamp - begin),
+            replan_ms=tuple(self.replan_ms),
+            chunks=tuple(self.chunks),
+            commands=np.array(self.commands) if self.loop._keep else None,
+        )
+
+    def _publish(self) -> None:
+        for camera in self.world.cameras_due():
+            self.observer.add(camera.name, self.world.image(camera), self.world.stamp)
+        self.controller.on_state(self.world.robot_state())
+
+    def _tick(self) -> None:
+        setpoint = self.controller.tick(self.world.stamp)
+        if setpoint is None:
+            status = self.controller.status(self.world.stamp)
+            raise LoopError(
+                f'no set-point at {ns_to_seconds(self.world.stamp):.2f} s: the controller is '
+                f'{status.state.name} ({status.reason}); last refusal: '
+                f'{status.last_rejection or "none"}'
+            )
+        if self.loop._keep:
+            self.commands.append(setpoint.positions)
+        self.world.step(setpoint.positions)
+        self._publish()
+
+    def _plan_if_due(self) -> bool:
+        """Plan and translate when it is time; False if the goal has ended."""
+        newest = self.observer.newest
+        assert newest is not None
+        if not self.scheduler.due(self.goal_id, newest):
+            return True
+        self.scheduler.began(self.goal_id, newest)
+        if self.loop._planner is None:
+            self.goals.planned(np.inf)
+            seed = plan_seed(self.loop._base_seed, self.goal_id, self.goals.goal.plans)
+            values = self.loop._random.values(seed)
+            ones = np.ones(len(self.contract.channels), np.float32)
+            self._execute(newest, values, np.zeros(len(values), np.float32), ones)
+            return True
+        request = PlanRequest(
+            context=self.observer.context(),
+            anchor=newest,
+            prompt=self.prompt,
+            goal_id=self.goal_id,
+            plan_index=self.goals.goal.plans,
+            seed=plan_seed(self.loop._base_seed, self.goal_id, self.goals.goal.plans),
+            warm_start=self.warm_start,
+        )
+        plan = self._imagine(request)
+        if plan is None or not self.goals.goal.active:
+            return False
+        self.warm_start = plan.warm_start
+        translation = self._translate(request, plan)
+        self._execute(newest, translation.values, translation.residual, translation.observability)
+        return True
+
+    def _imagine(self, request: PlanRequest) -> Plan | None:
+        assert self.loop._planner is not None
+        try:
+            plan = imagine(self.loop._planner, request, self.contract)
+        except PlanRefusedError:
+            return None
+        self.replan_ms.append(plan.latency * 1e3)
+        self.goals.planned(plan.motion)
+        return plan
+
+    def _translate(self, request: PlanRequest, plan: Plan) -> Translation:
+        assert self.loop._translator is not None
+        committed = plan.frames[: self.contract.video.committed]
+        with one_thread():
+            return self.loop._translator.translate(request.context[-1], committed)
+
+    def _execute(self, anchor: int, values: Any, residual: Any, observability: Any) -> None:
+        chunk = ActionChunk(
+            stamp=anchor,
+            goal_id=self.goal_id,
+            plan_seq=self.goals.goal.plans,
+            channels=self.contract.channel_names,
+            period=self.contract.video.frame_period,
+            values=values,
+            residual=residual,
+            observability=observability,
+        )
+        why = self.controller.on_chunk(chunk, self.world.stamp)
+        if why:
+            raise LoopError(f'chunk of plan {chunk.plan_seq} refused: {why}')
+        if self.loop._keep:
+            self.chunks.append((anchor, chunk.values))
+
+
+def outcome(dwelled: str, target: str, goal: Goal) -> str:
+    """What became of an episode, by ground truth; the goal's own word only explains failures."""
+    if dwelled == target:
+        return REACHED
+    if dwelled:
+        return WRONG
+    if goal.state is GoalState.SUCCEEDED:
+        return RESTED
+    return NO_MOTION if goal.state is GoalState.ABORTED else TIME
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The translator's node computes with one thread; sums of floats depend on that."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,94 @@
+"""Numbers of an evaluation: a rate with its uncertainty, and why episodes failed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+
+REACHED = 'reached'
+WRONG = 'dwelled in another disc first'
+RESTED = 'the plan came to rest elsewhere'
+NO_MOTION = 'the plan showed no motion'
+TIME = 'not reached in time'
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One episode.
+
+    Attributes:
+        index: of the episode; seed: of its scene.
+        prompt: the goal in words; target: the object it means.
+        outcome: REACHED or why not.
+        progress: share of the way to the object, 0..1, at the end.
+        duration: simulated seconds.
+        replan_ms: what each plan took, from the context to the frames.
+        chunks: (anchor stamp [ns], values float64 [K, n]) of each action chunk.
+        commands: float64 [ticks, joints], every set-point.
+    """
+
+    index: int
+    seed: int
+    prompt: str
+    target: str
+    outcome: str
+    progress: float
+    duration: float
+    replan_ms: tuple[float, ...] = ()
+    chunks: tuple[tuple[int, NDArray[np.float64]], ...] = field(default=(), repr=False)
+    commands: NDArray[np.float64] | None = field(default=None, repr=False)
+
+    @property
+    def success(self) -> bool:
+        """Whether the tip stayed in the instructed object, and in no other before."""
+        return self.outcome == REACHED
+
+
+def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a rate.
+
+    E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # The ends are exact where rounding would leave a hair.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return low, high
+
+
+def summarise(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Plain data, with the keys that `vera eval --json` promises."""
+    n = len(results)
+    successes = sum(r.success for r in results)
+    low, high = wilson(successes, n)
+    replans = np.array([ms for r in results for ms in r.replan_ms])
+    p50, p95 = (
+        (round(float(np.percentile(replans, p)), 2) for p in (50, 95))
+        if len(replans)
+        else (None, None)
+    )
+    failures = Counter(r.outcome for r in results if not r.success)
+    return {
+        'success_rate': round(successes / n, 4) if n else 0.0,
+        'n': n,
+        'ci_low': round(low, 4),
+        'ci_high': round(high, 4),
+        'progress': round(float(np.mean([r.progress for r in results])), 4) if n else 0.0,
+        'wrong_rate': round(failures[WRONG] / n, 4) if n else 0.0,
+        'replan_ms_p50': p50,
+        'replan_ms_p95': p95,
+        'plans': len(replans),
+        'failures': dict(failures.most_common()),
+    }
