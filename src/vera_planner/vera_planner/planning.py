@@ -116,7 +116,7 @@ def check_plan(plan: Plan, contract: Contract) -> None:
         raise PlanError(
             f'the planner gave {len(frames)} frames; the contract commits {video.committed}'
         )
-    if abs(plan.frame_period - video.frame_period) > 1e-9:
+    if not abs(plan.frame_period - video.frame_period) <= 1e-9:
         raise PlanError(
             f'the planner works at {plan.frame_period} s between frames, the contract at '
             f'{video.frame_period} s'

@@ -18,6 +18,7 @@ class ExpertClient:
 
     def __init__(self, node: Node, stopping: threading.Event, timeout: float = 5.0) -> None:
         self._client = node.create_client(ExpertFuture, 'expert_future')
+        self._name = node.resolve_service_name('expert_future')
         self._stopping = stopping
         self._timeout = timeout
 
@@ -28,7 +29,7 @@ class ExpertClient:
             PlanRefusedError: the simulation refuses, e.g. the prompt names nothing in the scene.
             PlanError: no simulation answers.
         """
-        name = self._client.srv_name
+        name = self._name
         waited = 0.0
         while not self._client.wait_for_service(0.1):
             waited += 0.1
