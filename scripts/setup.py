@@ -144,7 +144,7 @@ def clean_environment():
     env = {
         key: value
         for key, value in os.environ.items()
-        if not key.startswith(('ROS_', 'COLCON_', 'AMENT_', 'CMAKE_', 'PYTHON'))
+        if not key.startswith(('ROS_', 'COLCON_', 'AMENT_', 'CMAKE_', 'PYTHON', 'MAKE', 'MFLAGS'))
         and key not in ('LD_LIBRARY_PATH', '_ROS_WHEELS_BOOTSTRAP_COMPLETE', 'VIRTUAL_ENV')
     }
     env['PATH'] = '{}:{}'.format(VENV / 'bin', env.get('PATH', '/usr/bin:/bin'))
@@ -389,12 +389,18 @@ def link_sources():
     lines = [str(package) for package in python_packages()]
     # ament_index_python finds share/<package> in a shell that has sourced nothing.
     lines.append("import os, sys; os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)")
-    (site / 'vera_ros.pth').write_text('\n'.join(lines) + '\n')
+    write_if_changed(site / 'vera_ros.pth', '\n'.join(lines) + '\n')
     for link, target in shared_links().items():
         if not link.is_symlink():
             shutil.rmtree(str(link), ignore_errors=True)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(target)
+
+
+def write_if_changed(path, text):
+    """Leave a file alone that a Python starting right now may be reading."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 def unlink_sources():

@@ -160,6 +160,49 @@ def test_no_network(tmp_path: Path) -> None:
     assert 'NewConnectionError' not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ('version', 'root', 'kept'),
+    [
+        ('3, 12, 1', None, True),
+        ('3, 10, 0', None, True),  # another one than the running Python, and good enough
+        ('3, 9, 2', None, False),
+        ('3, 12, 1', '/elsewhere', False),
+        ('does not run', None, False),
+    ],
+)
+def test_an_environment_that_works_is_kept(
+    setup: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    root: str | None,
+    kept: bool,
+) -> None:
+    (tmp_path / 'Python.h').touch()
+    python = tmp_path / '.venv' / 'bin' / 'python'
+
+    def make(text: str) -> None:
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\necho \'{{"version": [{text}], "include": "{tmp_path}"}}\'\n')
+        python.chmod(0o755)
+
+    def fake_run(command: list[str]) -> tuple[int, str]:
+        assert '-m venv' in ' '.join(str(part) for part in command)
+        make('3, 11, 0')
+        return 0, ''
+
+    monkeypatch.setattr(setup, 'run', fake_run)
+    monkeypatch.setattr(setup, 'check_headers', lambda facts: None)
+    make(version)
+    mark = tmp_path / '.venv' / 'mark'
+    mark.touch()
+    stamp, facts = setup.make_venv({'root': root} if root else {})
+    assert mark.exists() == kept
+    assert stamp == {'root': str(tmp_path)}
+    assert facts['version'] == ([int(x) for x in version.split(',')] if kept else [3, 11, 0])
+    assert (tmp_path / '.venv' / 'COLCON_IGNORE').exists()
+
+
 def test_cmake_paths_are_repaired(setup: ModuleType, tmp_path: Path) -> None:
     prefix = tmp_path / 'prefix'
     include, site = Path('/usr/include/python3.12'), prefix / 'lib/python3.12/site-packages'
