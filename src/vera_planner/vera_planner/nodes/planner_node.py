@@ -10,11 +10,13 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidHandle
 from sensor_msgs.msg import Image as ImageMsg
 from std_srvs.srv import Trigger
 
@@ -29,14 +31,7 @@ from vera_core.seams import VideoPlanner
 from vera_core.seeds import plan_seed
 from vera_msgs.msg import ActionChunk, ControllerStatus, GoalStatus, VisualPlan
 from vera_msgs.srv import SetGoal
-from vera_planner.goal import (
-    Goal,
-    GoalCode,
-    GoalKeeper,
-    PlanRefusedError,
-    PromptError,
-    SettleRule,
-)
+from vera_planner.goal import Goal, GoalCode, GoalKeeper, PlanRefusedError, PromptError, SettleRule
 from vera_planner.nodes.expert_client import ExpertClient
 from vera_planner.nodes.goal_action import GoalAction
 from vera_planner.nodes.plan_msgs import goal_to_msg, plan_to_msg, strip_to_msg
@@ -80,17 +75,14 @@ class PlannerNode(VeraNode):
             low=1e-3,
         )
         contract = self.contract
-        if self._make is not None:
-            self._planner = self._make(contract)
-        else:
-            self._planner = make_planner(
-                name or contract.defaults.planner,
-                contract,
-                checkpoint=checkpoint or None,
-                provider=ExpertClient(self, self.stopping),
-                steps=steps or None,
-                threads=threads or None,
-            )
+        self._planner = self._make(contract) if self._make else make_planner(
+            name or contract.defaults.planner,
+            contract,
+            checkpoint=checkpoint or None,
+            provider=ExpertClient(self, self.stopping),
+            steps=steps or None,
+            threads=threads or None,
+        )
         seconds = warm_up(self._planner, contract)
         self.get_logger().info(
             f'planner {self._planner.planner_id} {self._planner.checkpoint_hash}: first plan took '
@@ -115,7 +107,7 @@ class PlannerNode(VeraNode):
         )
         self._done = self.create_guard_condition(self._on_outcome)
         self._worker = PlanWorker(
-            lambda request: imagine(self._planner, request, self.contract), self._done.trigger
+            lambda request: imagine(self._planner, request, contract), self._wake
         )
 
     def start(self) -> None:
@@ -130,19 +122,22 @@ class PlannerNode(VeraNode):
             ControllerStatus, 'controller_status', self._on_controller, LATCHED
         )
         self.create_subscription(ActionChunk, 'action_chunk', self._on_chunk, CHUNK)
-        self.create_timer(
-            WATCH_PERIOD_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(WATCH_PERIOD_S, self._watch, clock=steady)
         self._on_goal(self._goals.goal)
 
     def halt(self) -> None:
         self._goals.cancel('the planner was deactivated')
 
     def teardown(self) -> None:
-        if hasattr(self, '_worker') and not self._worker.close():
+        if hasattr(self, '_worker') and not self._worker.close(timeout=3.0):
             self.get_logger().warning('the planner is still busy; it is left to end by itself')
         if hasattr(self, '_done'):
             self.destroy_guard_condition(self._done)
+
+    def _wake(self) -> None:
+        with suppress(InvalidHandle):  # a plan that ends after the node did
+            self._done.trigger()
 
     # Goals -----------------------------------------------------------------------------------
 
