@@ -1,6 +1,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A laden machine is slow; that is no mistake of the code under test.
+settings.register_profile('vera', deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('vera')
 
 TWO_CAMERAS = """\
 embodiment: arm

@@ -89,9 +89,7 @@ def test_a_signal_ends_it_with_exit_code_0_and_not_a_word(probe, number, threads
     process.wait_for('start')
     time.sleep(0.5)
     process.process.send_signal(number)
-    began = time.monotonic()
-    assert process.finish() == 0
-    assert time.monotonic() - began < 3
+    assert process.finish() == 0, 'it is 1 when the teardown had to be ended by force'
     assert process.said == ['setup', 'start', 'halt', 'teardown']
     assert process.errors == ''
 
@@ -116,7 +114,6 @@ def test_a_signal_interrupts_a_long_setup(probe, threads):
     assert process.errors == ''
 
 
-@THREADS
 @pytest.mark.parametrize(
     ('parameter', 'words', 'said'),
     [
@@ -137,10 +134,9 @@ def test_a_signal_interrupts_a_long_setup(probe, threads):
         ('contract_overrides:="{video.committed: 9}"', 'video.committed: is 9, more than', []),
     ],
 )
-def test_a_setup_that_fails_gives_one_error_line_and_exit_code_2(
-    probe, parameter, words, said, threads
-):
-    process = probe(parameter, threads=threads)
+def test_a_setup_that_fails_gives_one_error_line_and_exit_code_2(probe, parameter, words, said):
+    # The setup runs in one thread, however many the node has afterwards.
+    process = probe(parameter, threads=1 + (parameter == 'mode:=no-setup'))
     assert process.finish() == 2
     assert words in process.errors
     assert len(process.errors.splitlines()) == 1, process.errors
