@@ -204,23 +204,67 @@ def collect(
     run(embodiment, out, transitions, joints, seed)
 
 
-TRAIN_CONTEXT = {'allow_extra_args': True, 'ignore_unknown_options': True, 'help_option_names': []}
+@train.command('idm')
+def train_idm(
+    embodiment: Embodiment,
+    out: Annotated[Path, typer.Option(help='folder for curve and checkpoint')] = Path(
+        'runs/train_idm'
+    ),
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='folder of self-play (train/, heldout/); made where it is missing'),
+    ] = None,
+    joints: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help='another number of joints than the contract has', min=2, max=20),
+    ] = None,
+    flow: Annotated[str, typer.Option(help='dis, farneback or analytic')] = 'dis',
+    transitions: Annotated[int, typer.Option(help='self-play transitions', min=1)] = 4000,
+    steps: Annotated[int, typer.Option(help='optimiser steps', min=1)] = 1500,
+    name: Annotated[str, typer.Option(help='of the checkpoint; empty: from the robot')] = '',
+    seed: Seed = 0,
+    threads: Annotated[int, typer.Option(help='CPU threads', min=1)] = 1,
+    resume: Annotated[bool, typer.Option('--resume', help='go on where it stopped')] = False,
+    as_json: Json = False,
+) -> None:
+    """Train the image-space Jacobian from self-play (Eq. 5); the self-play is made if missing."""
+    from vera_bringup.commands.training import idm as run
+
+    run(
+        embodiment, as_json, out=out, data=data, joints=joints, flow=flow,
+        transitions=transitions, steps=steps, name=name or None, seed=seed, threads=threads,
+        resume=resume,
+    )
 
 
-@train.command('idm', context_settings=TRAIN_CONTEXT)
-def train_idm(context: typer.Context) -> None:
-    """Train the image-space Jacobian from self-play data (`vera train idm --help`)."""
-    from vera_bringup.commands.training import train as run
+@train.command('planner')
+def train_planner(
+    embodiment: Embodiment,
+    out: Annotated[Path, typer.Option(help='folder for curve, state and checkpoint')] = Path(
+        'runs/train_planner'
+    ),
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='folder of videos (train/, held_out/); made where it is missing'),
+    ] = None,
+    clips: Annotated[int, typer.Option(help='clips of the expert to train on', min=1)] = 12000,
+    network: Annotated[str, typer.Option(help='unet or transformer')] = 'unet',
+    width: Annotated[int, typer.Option(help='channels of the network', min=8)] = 96,
+    depth: Annotated[int, typer.Option(help='blocks per level or in all', min=1)] = 2,
+    steps: Annotated[int, typer.Option(help='optimiser steps', min=1)] = 11500,
+    name: Annotated[str, typer.Option(help='of the checkpoint; empty: from the robot')] = '',
+    seed: Seed = 0,
+    threads: Annotated[int, typer.Option(help='CPU threads', min=1)] = 1,
+    resume: Annotated[bool, typer.Option('--resume', help='go on where it stopped')] = False,
+    as_json: Json = False,
+) -> None:
+    """Train the compact video planner from videos of the scripted expert (no actions)."""
+    from vera_bringup.commands.training import planner as run
 
-    run('vera_jidm.training', context.args)
-
-
-@train.command('planner', context_settings=TRAIN_CONTEXT)
-def train_planner(context: typer.Context) -> None:
-    """Train the compact video planner from videos (`vera train planner --help`)."""
-    from vera_bringup.commands.training import train as run
-
-    run('vera_planner.training', context.args)
+    run(
+        embodiment, as_json, out=out, data=data, clips=clips, kind=network, width=width,
+        depth=depth, steps=steps, name=name, seed=seed, threads=threads, resume=resume,
+    )
 
 
 @bench.command('transport')

@@ -1,19 +1,19 @@
-"""`vera collect` and `vera train`: hand over to the packages' own training programs."""
+"""`vera collect` and `vera train`: make the data where it is missing, then train."""
 
 from __future__ import annotations
 
-import importlib
+import json
+import logging
+import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 from vera_bringup.exits import CommandError
 
-
-def train(module: str, arguments: list[str]) -> None:
-    """Run `module`.main_train with the rest of the command line; its exit code is ours."""
-    program = importlib.import_module(module)
-    code = program.main_train(arguments)
-    if code:
-        raise SystemExit(code)
+HELD_OUT_CLIPS = 500
+# Held-out scenes come from seeds of their own, whatever the training's seed is.
+HELD_OUT_SEED = 1_000_003
 
 
 def collect(embodiment: str, out: Path, transitions: int, joints: int | None, seed: int) -> None:
@@ -24,6 +24,83 @@ def collect(embodiment: str, out: Path, transitions: int, joints: int | None, se
 
     try:
         contract = contract_with_joints(embodiment, joints)
-    except ContractError as error:
+        selfplay.collect(contract, out, transitions, seed)
+    except (ContractError, ValueError, OSError) as error:
         raise CommandError(str(error)) from error
-    selfplay.collect(contract, transitions=transitions, out=out, seed=seed)
+
+
+def idm(embodiment: str, as_json: bool, **options: Any) -> None:
+    """Train the translator of `embodiment`; see vera_bringup.selfplay.train_idm."""
+    from vera_bringup import selfplay
+
+    _show_progress()
+    try:
+        metrics = selfplay.train_idm(embodiment, command=_command(), **options)
+    except (ValueError, OSError) as error:
+        raise CommandError(str(error)) from error
+    if as_json:
+        print(json.dumps(metrics))
+
+
+def planner(
+    embodiment: str,
+    as_json: bool,
+    *,
+    out: Path,
+    data: Path | None,
+    clips: int,
+    kind: str,
+    width: int,
+    depth: int,
+    steps: int,
+    name: str,
+    seed: int,
+    threads: int,
+    resume: bool,
+) -> None:
+    """Train the compact planner of `embodiment`."""
+    from vera_bringup.expert_videos import write_expert_videos
+    from vera_core.contract import load_contract
+
+    _show_progress()
+    try:
+        contract = load_contract(embodiment)
+        folder = data or Path('data') / f'{contract.embodiment}_videos_s{seed}'
+        write_expert_videos(contract, folder / 'train', clips, seed)
+        write_expert_videos(contract, folder / 'held_out', HELD_OUT_CLIPS, seed + HELD_OUT_SEED)
+        from vera_planner.network import NetworkConfig
+        from vera_planner.training import TrainConfig, main_train
+
+        network = NetworkConfig(
+            kind=kind,
+            width=width,
+            depth=depth,
+            context=contract.video.context,
+            look_ahead=contract.video.look_ahead,
+            height=contract.canvas.height,
+            canvas_width=contract.canvas.width,
+        )
+        config = TrainConfig(
+            data=folder / 'train',
+            held_out=folder / 'held_out',
+            out=out,
+            name=name or f'compact_{contract.embodiment}',
+            steps=steps,
+            seed=seed,
+            threads=threads,
+            network=network,
+        )
+        info = main_train(config, _command(), resume=resume)
+    except (ValueError, OSError) as error:
+        raise CommandError(str(error)) from error
+    print(f'{info.path}: {info.short_hash}')
+    if as_json:
+        print(json.dumps({'checkpoint': str(info.path), **info.training['metrics']}))
+
+
+def _command() -> str:
+    return 'vera ' + shlex.join(sys.argv[1:])
+
+
+def _show_progress() -> None:
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
