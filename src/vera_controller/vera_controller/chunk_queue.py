@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 KINDS = ('joint_delta', 'joint_target')
 FADE_KNOTS = 10
+# Share of the velocity limits at which a splice may move the target, on top of the chunk's own.
+CATCH_UP = 0.5
 
 
 class ChunkRefusedError(ValueError):
@@ -44,30 +46,23 @@ class ChunkQueue:
     Args:
         contract: channels and velocity limits.
         history: measured states.
-        fade: [s] over which the target moves from the old chunk to the new one.
+        fade: [s] over which the target moves from the old chunk to the new one; longer where they
+            are further apart than CATCH_UP allows.
         margin: an action may not ask for more than velocity limit x period x margin.
 
     Raises:
-        UnsupportedChannelError: a channel of another kind than joint_delta and joint_target, or two
-            channels for one joint.
+        UnsupportedChannelError: a channel of another kind than joint_delta and joint_target.
     """
 
     def __init__(
         self, contract: Contract, history: StateHistory, *, fade: float = 0.1, margin: float = 1.25
     ) -> None:
-        joints: dict[str, str] = {}
         for channel in contract.channels:
             if channel.kind not in KINDS or channel.joint is None:
                 raise UnsupportedChannelError(
                     f'channel {channel.name!r} is of kind {channel.kind}; '
                     f'this controller executes {" and ".join(KINDS)}'
                 )
-            if channel.joint in joints:
-                raise UnsupportedChannelError(
-                    f'channels {joints[channel.joint]!r} and {channel.name!r} both move '
-                    f'{channel.joint}'
-                )
-            joints[channel.joint] = channel.name
         self._contract = contract
         self._history = history
         self._fade_ns = seconds_to_ns(fade)
@@ -146,12 +141,13 @@ class ChunkQueue:
                 f'plan {self._plan_seq}, which is being executed'
             )
 
-    def offer(self, chunk: ActionChunk, now: int) -> Splice:
+    def offer(self, chunk: ActionChunk, now: int, hold: Vector | None = None) -> Splice:
         """Take over a chunk.
 
         Args:
             chunk: what arrived.
             now: time of arrival [ns]; what the chunk says about the time before is discarded.
+            hold: float64 [n] where the robot waits; faded from when there is no chunk to fade from.
 
         Raises:
             ChunkRefusedError: it may not be executed; what is there goes on.
@@ -164,7 +160,7 @@ class ChunkQueue:
                 f'where plan {chunk.plan_seq} starts is not known: {error}'
             ) from None
         path = self._path_of(chunk, base)
-        self._tail = self._fading(now)
+        self._tail = self._fading(path, now, hold)
         self._path = path
         self._newest_seq = self._plan_seq = chunk.plan_seq
         return Splice(discarded=max(0, (now - chunk.stamp) // path.period))
@@ -192,11 +188,21 @@ class ChunkQueue:
         old = tail.at(time)
         return old + share * (new - old)
 
-    def _fading(self, now: int) -> Polyline | None:
-        """What the target would have been without the new chunk; None if it had run out."""
-        step = self._fade_ns // FADE_KNOTS
-        if self._path is None or now > self._path.end or step == 0:
+    def _fading(self, new: Polyline, now: int, hold: Vector | None) -> Polyline | None:
+        """What the target would have been without the new chunk, for as long as it fades."""
+        if self._path is not None and now <= self._path.end:
+            here = self._mixed(now)
+        elif hold is not None:
+            here = hold[self._joint]
+        else:
             return None
+        # A late chunk is ahead of the robot: it catches up at a part of its speed, in no lunge.
+        gap = float((np.abs(new.at(now) - here) / self._velocity).max())
+        step = max(self._fade_ns, seconds_to_ns(gap / CATCH_UP)) // FADE_KNOTS
+        if step == 0:
+            return None
+        if self._path is None or now > self._path.end:
+            return Polyline(now, step, np.stack([here] * (FADE_KNOTS + 1)))
         # Seen through a few knots, so that fading out of a fade needs no memory of both.
         knots = np.stack([self._mixed(now + i * step) for i in range(FADE_KNOTS + 1)])
         return Polyline(now, step, knots)

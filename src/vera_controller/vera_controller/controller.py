@@ -330,7 +330,7 @@ class Controller:
                     return None
                 problem = self._take_hold()
                 if problem is None:
-                    self._queue.offer(chunk, self._arrival(now_ns))
+                    self._queue.offer(chunk, self._arrival(now_ns), self._filter.positions)
                     self._machine.handle(Event.RUN, f'executing goal {chunk.goal_id}')
                     return None
             except ChunkRefusedError as refused:

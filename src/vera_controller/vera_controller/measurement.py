@@ -99,7 +99,9 @@ class Measurement:
     def not_following(self) -> str | None:
         """Which joint is far from where its set-point was at the time of the newest state."""
         oldest, newest = self._sent.oldest, self._sent.newest
-        if oldest is None or newest is None or self.stamp is None or self.stamp < oldest:
+        if oldest is None or newest is None or self.positions is None:
+            return None
+        if self.stamp is None or self.stamp < oldest:
             return None
         lag = np.abs(self.positions - self._sent.at(min(self.stamp, newest)))
         far = np.flatnonzero(lag > FOLLOW_S * self._limits.velocity)
@@ -112,7 +114,7 @@ class Measurement:
         )
 
     def _compare(self, stamp: int, positions: Vector) -> tuple[News, str]:
-        if self.stamp is None:
+        if self.stamp is None or self.positions is None:
             return News.NORMAL, ''
         step = stamp - self.stamp
         if self._lockstep:

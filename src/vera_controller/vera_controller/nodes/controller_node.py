@@ -1,0 +1,251 @@
+"""The only node that speaks to the robot. Named `controller` wherever it appears.
+
+Live: a set-point at every tick of the control rate. Lock-step (`lockstep: true`): one set-point
+for each joint state, as soon as there is a target for it; no clock is read.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from std_srvs.srv import Trigger
+
+from vera_controller.controller import Controller, ControllerStatus
+from vera_controller.registry import make_robot
+from vera_controller.state_machine import State
+from vera_core.chunk import ChunkError
+from vera_core.nodes.base import ERROR, OK, WARN, VeraNode, run_node
+from vera_core.nodes.convert import chunk_from_msg, stamp_to_msg
+from vera_core.nodes.qos import CHUNK, LATCHED
+from vera_core.seams import RobotState
+from vera_msgs.msg import ActionChunk as ActionChunkMsg
+from vera_msgs.msg import ControllerStatus as ControllerStatusMsg
+from vera_msgs.msg import GoalStatus
+
+STATUS_PERIOD_S = 0.1
+# Longer than braking takes at any sensible limits.
+BRAKE_LIMIT_S = 2.0
+LEVELS = {State.HOLD: WARN, State.STOPPED: ERROR, State.ESTOP: ERROR}
+
+
+class ControllerNode(VeraNode):
+    """Takes action chunks and joint states, commands the robot, publishes `controller_status`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__('controller', **kwargs)
+
+    def setup(self) -> None:
+        name = self.param(
+            'robot', self.contract.defaults.robot, 'which robot follows the set-points'
+        )
+        self._lockstep = self.param(
+            'lockstep',
+            False,
+            'answer each joint state; read no clock: for evaluation in simulation',
+        )
+        self.controller = Controller(self.contract, lockstep=self._lockstep)
+        # Ticks in a group of their own: they never wait for a callback, however many threads spin.
+        self._ticking = MutuallyExclusiveCallbackGroup()
+        self._listening = MutuallyExclusiveCallbackGroup()
+        options = {'node': self, 'reliable': self._lockstep, 'callback_group': self._listening}
+        self.robot = make_robot(
+            name,
+            self.contract,
+            on_state=self._on_state,
+            on_bad_state=self._on_bad_state,
+            **options,
+        )
+        self._statuses = self.create_publisher(ControllerStatusMsg, 'controller_status', LATCHED)
+        self._announced: tuple[State, str] | None = None
+        self._unanswered: int | None = None
+        self._rejection = ''
+
+    def start(self) -> None:
+        self.robot.connect()
+        self.controller.enable()
+        group, steady = self._listening, Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_subscription(
+            ActionChunkMsg, 'action_chunk', self._on_chunk, CHUNK, callback_group=group
+        )
+        self.create_subscription(
+            GoalStatus, 'goal_status', self._on_goal, LATCHED, callback_group=group
+        )
+        for name in ('stop', 'estop', 'reset', 'enable', 'home'):
+            self.create_service(
+                Trigger,
+                name,
+                getattr(self, f'_on_{name}'),
+                callback_group=MutuallyExclusiveCallbackGroup(),
+            )
+        self.create_timer(STATUS_PERIOD_S, self._publish_status, clock=steady, callback_group=group)
+        if not self._lockstep:
+            self.create_timer(
+                self.contract.control.period, self._tick, clock=steady, callback_group=self._ticking
+            )
+        self._publish_status()
+
+    def halt(self) -> None:
+        """The last set-points are decelerating ones; the very last stands still."""
+        self.controller.on_goal(0, False)
+        deadline = time.monotonic() + BRAKE_LIMIT_S
+        while not (self._lockstep or self.controller.at_rest) and time.monotonic() < deadline:
+            self._tick()
+            time.sleep(self.contract.control.period)
+        self._announce()
+        self.robot.close()
+
+    # Set-points -------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        with self.monitor('tick'):
+            self._command(self.now_ns())
+        self._announce()
+
+    def _command(self, now: int) -> bool:
+        set_point = self.controller.tick(now)
+        if set_point is None:
+            return False
+        self.robot.command(set_point.positions, set_point.stamp)
+        return True
+
+    def _answer(self) -> None:
+        """In lock-step: the set-point for the last joint state, if it lacks one and can have it."""
+        if self._lockstep and self._unanswered is not None and self._command(self._unanswered):
+            self._unanswered = None
+        self._announce()
+
+    # Topics -----------------------------------------------------------------------------------
+
+    def _on_state(self, state: RobotState) -> None:
+        with self.monitor('joint_states'):
+            self.controller.on_state(state)
+            self._unanswered = state.stamp
+            self._answer()
+
+    def _on_bad_state(self, problem: str) -> None:
+        self.controller.on_bad_state(problem)
+        self._announce()
+
+    def _on_chunk(self, msg: ActionChunkMsg) -> None:
+        with self.monitor('action_chunk'):
+            try:
+                chunk = chunk_from_msg(msg)
+            except ChunkError as error:
+                self.get_logger().error(
+                    f'action_chunk of plan {msg.plan_seq} cannot be read: {error}',
+                    throttle_duration_sec=5.0,
+                )
+                return
+            self.controller.on_chunk(chunk, self.now_ns())
+            self._answer()
+
+    def _on_goal(self, msg: GoalStatus) -> None:
+        self.controller.on_goal(int(msg.goal_id), msg.status == GoalStatus.ACTIVE)
+        self._answer()
+
+    # Services ---------------------------------------------------------------------------------
+
+    def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self.controller.stop('stop was called')
+        return self._reply(response, True, 'decelerating to a hold; call reset to go on')
+
+    def _on_estop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self.controller.estop('estop was called')
+        self.robot.stop()
+        return self._reply(response, True, 'stopping; call reset, then enable, to go on')
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._reply(response, *self.controller.reset())
+
+    def _on_enable(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._reply(response, *self.controller.enable())
+
+    def _on_home(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._reply(response, *self.controller.home())
+
+    def _reply(self, response: Trigger.Response, success: bool, message: str) -> Trigger.Response:
+        response.success, response.message = success, message
+        self._answer()
+        return response
+
+    # Status -----------------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        """Publish and log a transition, once."""
+        status = self.controller.status(self.now_ns())
+        if status.last_rejection != self._rejection:
+            self._rejection = status.last_rejection
+            self.get_logger().warning(
+                f'chunk refused: {self._rejection}', throttle_duration_sec=1.0
+            )
+        if (status.state, status.reason) == self._announced:
+            return
+        changed = self._announced is None or self._announced[0] is not status.state
+        self._announced = (status.state, status.reason)
+        if changed:
+            self._log(status)
+        self._publish(status)
+
+    def _log(self, status: ControllerStatus) -> None:
+        text = f'{status.state.name}: {status.reason}'
+        level = LEVELS.get(status.state, OK)
+        # One call for each level: rclpy ties the severity to the place in the code.
+        if level == ERROR:
+            self.get_logger().error(text)
+        elif level == WARN:
+            self.get_logger().warning(text)
+        else:
+            self.get_logger().info(text)
+
+    def _publish_status(self) -> None:
+        self._announce()
+        self._publish(self.controller.status(self.now_ns()))
+
+    def _publish(self, status: ControllerStatus) -> None:
+        msg = ControllerStatusMsg(
+            state=int(status.state),
+            reason=status.reason,
+            goal_id=status.goal_id,
+            plan_seq=status.plan_seq,
+            remaining=status.remaining,
+            plan_age=status.plan_age,
+            ticks=status.ticks,
+            clipped=status.clipped,
+            underruns=status.underruns,
+            rejected=status.rejected,
+            last_rejection=status.last_rejection,
+        )
+        msg.header.stamp = stamp_to_msg(self.now_ns())
+        self._statuses.publish(msg)
+
+    def publish_diagnostics(self) -> None:
+        """As of every node, with the state, and whether somebody else commands the robot."""
+        if self.active:
+            status = self.controller.status(self.now_ns())
+            level, message = LEVELS.get(status.state, OK), f'{status.state.name}: {status.reason}'
+            rivals = self.count_publishers('joint_commands') - 1
+            if rivals > 0 and level == OK:
+                level, message = WARN, f'{rivals} more publisher(s) of joint_commands'
+            self.report(
+                'controller',
+                level,
+                message,
+                underruns=status.underruns,
+                rejected=status.rejected,
+                clipped=status.clipped,
+                ticks=status.ticks,
+            )
+        super().publish_diagnostics()
+
+
+def main() -> int:
+    """Entry point of the executable."""
+    return run_node(ControllerNode)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
