@@ -1,8 +1,8 @@
 """`ros2 launch` and `vera up` start the same processes with the same parameters.
 
-Every node executable is replaced by a script that writes down how it was started; then both starters
-run for real. `launch` and `launch_ros` come with a ROS installation only: where they are missing,
-this test is skipped and the table alone is checked.
+Every node executable is replaced by a script that writes down how it was started; then both
+starters run for real. `launch` and `launch_ros` come with a ROS installation only: where they are
+missing, this test is skipped and what `vera` starts is checked alone.
 """
 
 from __future__ import annotations

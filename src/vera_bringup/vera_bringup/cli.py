@@ -231,8 +231,17 @@ def train_idm(
     from vera_bringup.commands.training import idm as run
 
     run(
-        embodiment, as_json, out=out, data=data, joints=joints, flow=flow,
-        transitions=transitions, steps=steps, name=name or None, seed=seed, threads=threads,
+        embodiment,
+        as_json,
+        out=out,
+        data=data,
+        joints=joints,
+        flow=flow,
+        transitions=transitions,
+        steps=steps,
+        name=name or None,
+        seed=seed,
+        threads=threads,
         resume=resume,
     )
 
@@ -262,8 +271,19 @@ def train_planner(
     from vera_bringup.commands.training import planner as run
 
     run(
-        embodiment, as_json, out=out, data=data, clips=clips, kind=network, width=width,
-        depth=depth, steps=steps, name=name, seed=seed, threads=threads, resume=resume,
+        embodiment,
+        as_json,
+        out=out,
+        data=data,
+        clips=clips,
+        kind=network,
+        width=width,
+        depth=depth,
+        steps=steps,
+        name=name,
+        seed=seed,
+        threads=threads,
+        resume=resume,
     )
 
 

@@ -53,7 +53,9 @@ def status(as_json: bool, domain: str | None, namespace: str) -> None:
     """Print what is known of the graph."""
     number, space = check_domain(domain), check_namespace(namespace)
     with VeraClient(number, space) as client:
-        client.until(lambda: None not in (client.goal, client.controller), 2.0)
+        client.until(lambda: bool(client.nodes()), 2.0)
+        if client.nodes():
+            client.until(lambda: client.complete(), 3.0)
         nodes = client.nodes()
         report = {'domain': number, 'namespace': space, 'nodes': nodes, **_statuses(client)}
     if not nodes:

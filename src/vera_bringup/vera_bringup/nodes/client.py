@@ -14,7 +14,7 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from vera_bringup.environment import enter
-from vera_bringup.nodes.probe import nodes_in
+from vera_bringup.nodes.probe import nodes_in, ready
 from vera_core.nodes.qos import LATCHED, STATE
 from vera_msgs.msg import ControllerStatus, GoalStatus, SimStatus
 from vera_msgs.srv import ResetSim, SetGoal
@@ -41,7 +41,7 @@ class VeraClient:
         patience: seconds to wait for a service to appear and for its answer.
     """
 
-    def __init__(self, domain: int, namespace: str = 'vera', patience: float = 5.0) -> None:
+    def __init__(self, domain: int, namespace: str = 'vera', patience: float = 8.0) -> None:
         self._domain = domain
         self._namespace = namespace
         self._patience = patience
@@ -99,6 +99,19 @@ class VeraClient:
     def nodes(self) -> list[str]:
         """Nodes of the graph, by name."""
         return nodes_in(self.node, self._namespace)
+
+    def ready(self, names: list[str]) -> bool:
+        """Whether all these nodes are there and have been set up."""
+        return all(ready(self.node, self._namespace, name) for name in names)
+
+    def complete(self) -> bool:
+        """Whether every node of a graph has been heard of."""
+        silent = None in (self.goal, self.controller)
+        return not silent and (self.sim is not None or 'sim' not in self.nodes())
+
+    def goal_state(self) -> str:
+        """Status of the current goal in words; '' before the first is heard of."""
+        return constant_name(GoalStatus, self.goal.status) if self.goal else ''
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
         """Call a service of the graph.

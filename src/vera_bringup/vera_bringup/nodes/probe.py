@@ -10,6 +10,9 @@ import time
 import rclpy
 from rclpy.node import Node
 
+# Offered only when the node has been set up; the others are known by their name.
+READY_SERVICES = {'planner': 'set_goal', 'controller': 'stop', 'sim': 'reset_sim'}
+
 
 def nodes_in(node: Node, namespace: str) -> list[str]:
     """Names of the nodes directly in `/namespace`, sorted, without helpers of our own."""
@@ -17,19 +20,32 @@ def nodes_in(node: Node, namespace: str) -> list[str]:
     return sorted({n for n, ns in found if ns == f'/{namespace}' and not n.startswith('_vera_')})
 
 
+def ready(node: Node, namespace: str, name: str) -> bool:
+    """Whether a node is there and has what it only has once it works."""
+    services = READY_SERVICES.get(name)
+    if services is None:
+        return name in nodes_in(node, namespace)
+    offered = {service for service, _ in node.get_service_names_and_types()}
+    return f'/{namespace}/{services}' in offered
+
+
 def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--namespace', required=True)
     parser.add_argument('--seconds', type=float, default=1.2, help='how long to listen')
+    parser.add_argument('--nodes', default='', help='wait until all of these are there and active')
     args = parser.parse_args()
     rclpy.init()
     node = Node('_vera_probe', namespace='', enable_rosout=False, start_parameter_services=False)
     deadline = time.monotonic() + args.seconds
     found: list[str] = []
-    while not found and time.monotonic() < deadline:
+    wanted = [name for name in args.nodes.split(',') if name]
+    while time.monotonic() < deadline:
         rclpy.spin_once(node, timeout_sec=0.05)
         found = nodes_in(node, args.namespace)
+        if found and all(ready(node, args.namespace, name) for name in wanted):
+            break
     print(json.dumps({'nodes': found}), flush=True)
     rclpy.try_shutdown()
     return 0

@@ -97,7 +97,8 @@ class RecorderNode(Node):
             return
         for name, types in self.get_topic_names_and_types():
             publishers = self.get_publishers_info_by_topic(name)
-            if name in self._known or not publishers:
+            # As with `ros2 bag record -a`, hidden topics (an action's own) are left out.
+            if name in self._known or not publishers or '/_' in name:
                 continue
             self._known.add(name)
             kind = message_class(types[0])

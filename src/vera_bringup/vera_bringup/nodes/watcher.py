@@ -1,0 +1,98 @@
+"""What a demonstration looks at while the robot works: truth, plans, chunks and camera frames."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image as ImageMsg
+
+from vera_bringup.nodes.client import VeraClient
+from vera_core.contract import Contract
+from vera_core.nodes.convert import frames_from_msgs, image_from_msg, stamp_from_msg
+from vera_core.nodes.qos import CHUNK, IMAGE, PLAN
+from vera_msgs.msg import ActionChunk, VisualPlan
+
+CAMERA_SECONDS = 60.0  # of frames kept to lay beside imagined ones
+
+
+@dataclass(frozen=True)
+class SeenPlan:
+    """One visual plan: anchor uint8 [H, W, 3], frames uint8 [M, H, W, 3], stamps in ns."""
+
+    goal_id: int
+    anchor_stamp: int
+    anchor: NDArray[np.uint8]
+    frames: NDArray[np.uint8]
+    frame_stamps: tuple[int, ...]
+    latency: float
+    motion: float
+
+
+class Watcher(VeraClient):
+    """A client that also keeps plans, chunks' latencies and camera frames.
+
+    Attributes:
+        plans: every plan since the start.
+        chunk_latencies: seconds from a plan's arrival to its chunk.
+    """
+
+    def __init__(self, contract: Contract, domain: int, namespace: str, patience: float) -> None:
+        super().__init__(domain, namespace, patience)
+        self._camera = contract.cameras[0]
+        self.plans: list[SeenPlan] = []
+        self.chunk_latencies: list[float] = []
+        self._frames: deque[tuple[int, ImageMsg]] = deque(
+            maxlen=int(CAMERA_SECONDS * self._camera.rate)
+        )
+
+    def __enter__(self) -> Watcher:
+        super().__enter__()
+        self.node.create_subscription(ImageMsg, self._camera.topic, self._on_image, IMAGE)
+        self.node.create_subscription(VisualPlan, 'visual_plan', self._on_plan, PLAN)
+        self.node.create_subscription(ActionChunk, 'action_chunk', self._on_chunk, CHUNK)
+        return self
+
+    def _on_image(self, message: ImageMsg) -> None:
+        self._frames.append((stamp_from_msg(message), message))
+
+    def _on_plan(self, message: VisualPlan) -> None:
+        self.plans.append(
+            SeenPlan(
+                goal_id=message.goal_id,
+                anchor_stamp=stamp_from_msg(message),
+                anchor=image_from_msg(message.anchor).copy(),
+                frames=frames_from_msgs(message.frames),
+                frame_stamps=tuple(stamp_from_msg(frame) for frame in message.frames),
+                latency=message.latency,
+                motion=message.motion,
+            )
+        )
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        self.chunk_latencies.append(message.latency)
+
+    def image_at(self, stamp: int) -> NDArray[np.uint8] | None:
+        """The camera image nearest to `stamp` [ns], or None if none is within one period."""
+        if not self._frames:
+            return None
+        nearest, message = min(self._frames, key=lambda frame: abs(frame[0] - stamp))
+        if abs(nearest - stamp) > self._camera.period_ns:
+            return None
+        return image_from_msg(message)
+
+    def wait_for_episode(self, seed: int, timeout: float) -> bool:
+        """Whether the simulator's truth of this episode arrives in time."""
+        return self.until(lambda: self.sim is not None and self.sim.seed == seed, timeout)
+
+    def wait_for_frames(self, since: int, timeout: float) -> bool:
+        """Whether a camera frame younger than `since` [ns] arrives in time."""
+        return self.until(lambda: bool(self._frames) and self._frames[-1][0] > since, timeout)
+
+    @staticmethod
+    def now() -> int:
+        """ROS time, ns since the epoch."""
+        return time.time_ns()
