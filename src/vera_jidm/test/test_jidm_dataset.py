@@ -61,7 +61,7 @@ def test_names_the_damaged_file(tmp_path):
     write_folder(tmp_path, 2)
     victim = tmp_path / 'shard_00001.npz'
     victim.write_bytes(victim.read_bytes()[:2000])
-    with pytest.raises(DatasetError, match='shard_00001.npz cannot be read'):
+    with pytest.raises(DatasetError, match=r'shard_00001\.npz cannot be read'):
         ShardFolder(tmp_path)
 
 

@@ -56,7 +56,8 @@ class Solution:
         residual: [B] ||J a - v|| / ||v|| over the weighted rows; 1 where not usable.
         observability: [B, n] diag(J'WJ) relative to the largest, 0..1.
         condition: [B] condition number of the regularised matrix.
-        usable: bool [B]; False: rows missing, J or v zero, or the solve not finite.
+        usable: bool [B]; False: rows missing, J zero, or the solve not finite.
+        still: bool [B]; the rows' v is no larger than the noise: nothing moves.
         rank_deficient: bool [B]; some combination of channels moves no pixel; its share is 0.
         limited: bool [B]; the action exceeded the limit and was scaled down to it.
     """
@@ -66,6 +67,7 @@ class Solution:
     observability: Tensor
     condition: Tensor
     usable: Tensor
+    still: Tensor
     rank_deficient: Tensor
     limited: Tensor
 
@@ -159,7 +161,7 @@ def solve(
     c = equations.c / scale
     trace = A.diagonal(dim1=-2, dim2=-1).mean(-1)
     usable = (
-        (equations.s > 0) & (equations.dropped < 0.5) & (trace > _TINY) & (c > _TINY**2)
+        (equations.s > 0) & (equations.dropped < 0.5) & (trace > _TINY)
         & torch.isfinite(A).all(-1).all(-1) & torch.isfinite(b).all(-1) & torch.isfinite(c)
     )
     eye = torch.eye(n, dtype=A.dtype, device=A.device)
@@ -192,7 +194,10 @@ def solve(
         shift = ridge * trace
         condition = (eigen[:, -1] + shift) / (eigen[:, 0].clamp_min(0) + shift)
         deficient = usable & (eigen[:, 0] < _RANK * eigen[:, -1])
-    return Solution(action, residual, observability, condition, usable, deficient, limited)
+        still = usable & (c <= noise**2)
+    return Solution(
+        action, residual, observability, condition, usable, still, deficient, limited
+    )
 
 
 def _difference(x: Tensor, axis: int) -> Tensor:

@@ -186,7 +186,7 @@ def train(
     net = JacobianNet(
         NetworkConfig(
             len(contract.channels), contract.canvas.height, contract.canvas.width,
-            gradient_rows=config.gradient_rows,
+            stem=config.stem, widths=config.widths, gradient_rows=config.gradient_rows,
         )
     )
     trainer = Trainer(config, store, net, scales)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vera_core.checkpoint import CheckpointInfo, check_contract
@@ -35,13 +36,15 @@ class Explanation:
         flow: float32 [K, H, W, 2] px, forward; weight: float32 [K, H, W] of the estimator.
         jacobian: float32 [h, w, 2, n] of the anchor, normalised units, on the grid.
         condition: float64 [K], condition number of each solve.
+        still: bool [K], whether nothing moves; the action is zero or as good as.
         problems: per step what should be known about it; empty if nothing.
     """
 
     flow: Array
     weight: Array
     jacobian: Array
-    condition: Array
+    condition: NDArray[np.float64]
+    still: NDArray[np.bool_]
     problems: tuple[str, ...]
 
 
@@ -146,6 +149,7 @@ class JacobianTranslator:
             weight=pair.weight_forward,
             jacobian=J[0].permute(2, 3, 1, 0).numpy(),
             condition=solution.condition.numpy(),
+            still=solution.still.numpy(),
             problems=tuple(_problem(solution, k, self.channels) for k in range(len(frames))),
         )
         return translation, explanation
@@ -193,7 +197,7 @@ def _cells(flow: Array, weight: Array) -> tuple[Tensor, Tensor]:
 
 def _problem(solution: ridge.Solution, step: int, channels: tuple[str, ...]) -> str:
     if not solution.usable[step]:
-        return 'no motion that the Jacobian could explain: zero action'
+        return 'flow or Jacobian say nothing: zero action'
     if solution.limited[step]:
         return 'the action exceeded twice the largest one of the training: scaled down'
     if solution.rank_deficient[step]:

@@ -144,6 +144,7 @@ class TranslatorNode(VeraNode):
             residual=' '.join(f'{r:.2f}' for r in chunk.residual),
             observability=' '.join(f'{o:.2g}' for o in chunk.observability),
             largest=float(np.abs(chunk.values).max()),
+            still=int(explanation.still.sum()),
             condition=f'{explanation.condition.max():.0f}',
             latency_ms=round(chunk.latency * 1e3, 1),
             **self._counts(),
