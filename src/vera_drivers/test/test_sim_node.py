@@ -22,9 +22,9 @@ from vera_core.nodes.convert import (
     stamp_to_msg,
 )
 from vera_core.nodes.qos import COMMAND, IMAGE, IMAGE_RELIABLE, STATE, STATE_RELIABLE
-from vera_drivers.nodes.sim_node import SimNode
+from vera_drivers.nodes.sim_node import LISTENERS, SimNode
 from vera_drivers.sim_world import make_world
-from vera_msgs.msg import SimStatus
+from vera_msgs.msg import ActionChunk, SimStatus, VisualPlan
 from vera_msgs.srv import ExpertFuture, ResetSim
 
 CAMERA = '/vera/top/color/image_raw'
@@ -198,12 +198,20 @@ def episode_commands(seed, steps=120):
     return commands, states, images
 
 
+def loop_of(graph):
+    """The other ends of the loop, so that an episode may begin."""
+    kinds = {'visual_plan': VisualPlan, 'action_chunk': ActionChunk}
+    for topic, name in LISTENERS:
+        graph.helper(name).create_subscription(kinds[topic], topic, lambda m: None, 1)
+
+
 def test_lockstep_is_the_pure_world_bit_for_bit(graph, wait_for):
     commands, states, images = episode_commands(seed=7)
     planner = graph.helper('planner')
     seen: list = []
     planner.create_subscription(ImageMsg, CAMERA, seen.append, IMAGE_RELIABLE)
     controller = LockStepController(graph.helper('controller'), [])
+    loop_of(graph)
     node = graph.start(SimNode, lockstep=True)
     time.sleep(0.3)
     assert not controller.states  # time stands until an episode is asked for
@@ -243,6 +251,21 @@ def test_lockstep_reset_names_who_is_missing(graph):
     time.sleep(0.3)
     response = graph.call(helper, ResetSim, 'reset_sim', request)
     assert "node 'planner' may lose messages" in response.message
+
+
+def test_lockstep_reset_waits_for_the_whole_loop(graph):
+    planner = graph.helper('planner')
+    planner.create_subscription(ImageMsg, CAMERA, lambda m: None, IMAGE_RELIABLE)
+    LockStepController(graph.helper('controller'), [])
+    graph.start(SimNode, lockstep=True, peer_timeout=1.0)
+    request = ResetSim.Request(seed=1)
+    response = graph.call(planner, ResetSim, 'reset_sim', request)
+    assert response.message == "no node 'translator' listens to /vera/visual_plan; start it"
+    loop_of(graph)
+    assert graph.call(planner, ResetSim, 'reset_sim', request).success
+    began = time.monotonic()
+    assert graph.call(planner, ResetSim, 'reset_sim', request).success
+    assert time.monotonic() - began < 0.4  # it waits for connections once
 
 
 def test_an_embodiment_without_simulation_is_refused(graph, capfd):

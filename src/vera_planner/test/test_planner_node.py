@@ -76,7 +76,7 @@ class World:
         self.plans: list = []
         self.statuses: list = []
         self.strips: list = []
-        self.listen = lambda: helper.create_subscription(
+        self.listen = lambda: graph.helper('translator').create_subscription(
             VisualPlan, 'visual_plan', self.plans.append, PLAN
         )
         helper.create_subscription(GoalStatus, 'goal_status', self.statuses.append, LATCHED)

@@ -30,11 +30,13 @@ CHUNK_LIFESPAN_S = 2.0
 IMAGE = _profile(2, ReliabilityPolicy.BEST_EFFORT)
 #: Cameras in lock-step: every frame counts. Reliable alone is not enough: a reader that is held up
 #: while the simulation runs on keeps only this many, and a chunk brings more frames than ten.
-IMAGE_RELIABLE = _profile(64, ReliabilityPolicy.RELIABLE)
+#: And transient local: a writer may know its reader before the reader knows it, and what is
+#: written in between would be lost.
+IMAGE_RELIABLE = _profile(64, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 #: joint_states, live.
 STATE = _profile(5, ReliabilityPolicy.BEST_EFFORT)
 #: joint_states in lock-step: a lost one would stop the simulation for ever.
-STATE_RELIABLE = _profile(5, ReliabilityPolicy.RELIABLE)
+STATE_RELIABLE = _profile(5, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 #: visual_plan.
 PLAN = _profile(2, ReliabilityPolicy.RELIABLE)
 #: action_chunk: an old one must never be executed, so it expires on the way.

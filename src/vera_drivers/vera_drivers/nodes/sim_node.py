@@ -11,7 +11,6 @@ import time
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.duration import Duration
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import JointState
 
@@ -34,6 +33,9 @@ from vera_msgs.msg import SimStatus
 from vera_msgs.srv import ExpertFuture, ResetSim
 
 STATUS_PERIOD_NS = NS_PER_S // 20
+PEER_SETTLE_S = 0.5
+# Beside cameras and joint states: what must be heard for the loop to go round in lock-step.
+LISTENERS = (('visual_plan', 'translator'), ('action_chunk', 'controller'))
 
 
 class SimNode(VeraNode):
@@ -62,6 +64,7 @@ class SimNode(VeraNode):
         self._target: Any = None
         self._refused = 0
         self._refusal = ''
+        self._met = False  # whether the others were there at a reset
         self._status_due = self._images_from = 0
         self.world.reset(seed, 0 if self._lockstep else self.now_ns())
 
@@ -175,9 +178,6 @@ class SimNode(VeraNode):
             self.world.reset(request.seed, self.world.next_episode())
             self._status_due = 0
             self._publish()
-            # Whoever asks next may rely on it that the planner has the first frame.
-            for publisher in (*(c.images for c in self._cameras.values()), self._states):
-                publisher.wait_for_all_acked(Duration(seconds=2))
         else:
             # The cameras pause, so that no planner's context spans the jump to another scene.
             self._begin_live(request.seed, 2 * self.contract.video.frame_period_ns)
@@ -187,29 +187,38 @@ class SimNode(VeraNode):
         return response
 
     def _wait_for_peers(self) -> str:
-        """Wait until controller and planner would get every message; else say who would not."""
+        """Wait until the whole loop would get every message; else say who would not."""
         deadline = time.monotonic() + self._peer_timeout
-        while (missing := self._missing_peer()) and time.monotonic() < deadline:
-            if self.stopping.wait(0.02):
-                break
-        return missing
+        waited = not self._met
+        while missing := self._missing_peer():
+            waited = True
+            if time.monotonic() > deadline or self.stopping.wait(0.02):
+                return missing
+        if waited:
+            # A writer can know a reader before the reader knows the writer; nothing tells when.
+            self.stopping.wait(PEER_SETTLE_S)
+        self._met = True
+        return ''
 
     def _missing_peer(self) -> str:
-        listeners = [('planner', c.images) for c in self._cameras.values()]
-        for peer, publisher in [*listeners, ('controller', self._states)]:
-            topic = publisher.topic_name
+        reliable = [*((c.images.topic_name, 'planner') for c in self._cameras.values())]
+        reliable.append((self._states.topic_name, 'controller'))
+        others = [(self.resolve_topic_name(topic), node) for topic, node in LISTENERS]
+        for topic, peer in (*reliable, *others):
             found = self.get_subscriptions_info_by_topic(topic)
-            mine = [info for info in found if info.node_name == peer]
-            if not mine or publisher.get_subscription_count() < len(found):
+            mine = [info.qos_profile for info in found if info.node_name == peer]
+            if not mine:
                 return f'no node {peer!r} listens to {topic}; start it'
-            if any(i.qos_profile.reliability != ReliabilityPolicy.RELIABLE for i in mine):
+            lossy = any(qos.reliability != ReliabilityPolicy.RELIABLE for qos in mine)
+            if lossy and (topic, peer) in reliable:
                 return f'node {peer!r} may lose messages of {topic}; start it with lockstep true'
-        commands = self.get_publishers_info_by_topic(
-            self.resolve_topic_name('joint_commands')
-        )
-        if not any(info.node_name == 'controller' for info in commands):
-            return "no node 'controller' sends joint_commands; start it"
-        return ''
+        for publisher in (*(c.images for c in self._cameras.values()), self._states):
+            listeners = self.count_subscribers(publisher.topic_name)
+            if publisher.get_subscription_count() < listeners:
+                return f'not all of {listeners} listeners to {publisher.topic_name} are connected'
+        commands = self.resolve_topic_name('joint_commands')
+        senders = [info.node_name for info in self.get_publishers_info_by_topic(commands)]
+        return '' if 'controller' in senders else f"no node 'controller' sends {commands}; start it"
 
     def _on_expert_future(
         self, request: ExpertFuture.Request, response: ExpertFuture.Response

@@ -209,7 +209,7 @@ class PlannerNode(VeraNode):
 
     def _watch(self) -> None:
         goal = self._goals.goal
-        if self._unsent is not None and self._plans.get_subscription_count():
+        if self._unsent is not None and self._translator_listens():
             message, self._unsent = self._unsent, None
             self._plans.publish(message)
         if not goal.active:
@@ -284,10 +284,14 @@ class PlannerNode(VeraNode):
             return  # the plan came to rest: there is nothing to execute
         self._plan_seq += 1
         message = plan_to_msg(plan, request, self._plan_seq, self._planner, self.contract)
-        if self._lockstep and not self._plans.get_subscription_count():
+        if self._lockstep and not self._translator_listens():
             self._unsent = message  # nobody would execute it, and the loop would stand for ever
         else:
             self._plans.publish(message)
+
+    def _translator_listens(self) -> bool:
+        found = self.get_subscriptions_info_by_topic(self._plans.topic_name)
+        return any(info.node_name == 'translator' for info in found)
 
 
 def main() -> int:
