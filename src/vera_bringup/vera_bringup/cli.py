@@ -309,12 +309,14 @@ def bench_transport(
 @app.command()
 def models(
     as_json: Json = False,
-    licences: Annotated[bool, typer.Option('--licences', help='with their whole text')] = False,
+    details: Annotated[
+        bool, typer.Option('--details', help='with configuration, contract and training')
+    ] = False,
 ) -> None:
     """List the checkpoints that are shipped or found, with hash, size, training and licence."""
     from vera_bringup.commands.models import run
 
-    run(as_json, licences)
+    run(as_json, details)
 
 
 def main() -> None:

@@ -122,7 +122,8 @@ def save_picture(comparisons: Sequence[Comparison], path: Path) -> None:
         for spine in axis.spines.values():
             spine.set_visible(False)
     for index, comparison in enumerate(comparisons):
-        for half, frames in enumerate((comparison.real, comparison.imagined)):
+        halves: tuple[Sequence[Image | None], ...] = (comparison.real, comparison.imagined)
+        for half, frames in enumerate(halves):
             row = axes[2 * index + half]
             row[0].set_ylabel(('real', 'imagined')[half], fontsize=9)
             for axis, frame in zip(row, frames, strict=False):

@@ -95,6 +95,7 @@ def prepare(
     domain: str | int | None,
     runs: Path,
     record: bool = False,
+    run_dir: Path | None = None,
 ) -> Prepared:
     """Check everything that can be checked before a process is started.
 
@@ -112,7 +113,7 @@ def prepare(
         require_ports(number, count + 2)  # beside the nodes: this command and one more
     except (ContractError, DomainError) as error:
         raise CommandError(str(error)) from error
-    run_dir = new_run_dir(runs)
+    run_dir = run_dir or new_run_dir(runs)
     if record:
         check_disk(run_dir)
         options = options.changed(record=str((run_dir / 'bag').resolve()))

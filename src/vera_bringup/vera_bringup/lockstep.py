@@ -150,7 +150,7 @@ class _Episode:
             progress=1.0 if dwelled == self.target else world.env.progress(self.target, start),  # type: ignore[attr-defined]
             duration=ns_to_seconds(world.stamp - begin),
             replan_ms=tuple(self.replan_ms),
-            chunks=tuple(self.chunks),
+            chunks=tuple((stamp - begin, values) for stamp, values in self.chunks),
             commands=np.array(self.commands) if self.loop._keep else None,
         )
 

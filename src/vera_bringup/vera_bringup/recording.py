@@ -146,8 +146,7 @@ class Recording:
         if not self.open:
             return
         try:
-            self._check_disk()
-            if not self.open:
+            if not self._has_room():
                 return
             entry = self._topics[topic]
             self._writer.add_message(entry.channel, received, data, received, entry.count)
@@ -159,15 +158,18 @@ class Recording:
         self._begin = self._begin or received
         self._end = max(self._end, received)
 
-    def _check_disk(self) -> None:
+    def _has_room(self) -> bool:
+        """Whether there is free disk; looks once a second and ends the recording if not."""
         now = time.monotonic()
         if now < self._next_check:
-            return
+            return True
         self._next_check = now + CHECK_PERIOD
         free = shutil.disk_usage(self.folder).free
         if free < self.stop_below:
             self.failure = f'disk full: {free / 2**20:.0f} MiB left where {self.path} lies'
             self.close()
+            return False
+        return True
 
     def _abandon(self, why: str) -> None:
         """The file cannot be finished; what was written so far stays readable to the last chunk."""

@@ -31,8 +31,8 @@ class EpisodeResult:
         progress: share of the way to the object, 0..1, at the end.
         duration: simulated seconds.
         replan_ms: what each plan took, from the context to the frames.
-        chunks: (anchor stamp [ns], values float64 [K, n]) of each action chunk.
-        commands: float64 [ticks, joints], every set-point.
+        chunks: (anchor [ns since the start], values float64 [K, n]) of each action chunk.
+        commands: float64 [ticks, joints], every set-point; first tick first.
     """
 
     index: int

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +35,9 @@ from vera_bringup.graph import (
 )
 from vera_bringup.node_table import GraphOptions
 from vera_bringup.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from vera_bringup.nodes.watcher import Watcher
 
 START_TIMEOUT = 120.0  # s until all nodes are ready: a slow disk, a cold cache
 AFTERWARDS = 4.0  # s granted to the planner to notice that the goal is reached
@@ -73,7 +78,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _perform(prepared: Prepared, goals: int, timeout: float, console: Console) -> dict:
+def _perform(prepared: Prepared, goals: int, timeout: float, console: Console) -> dict[str, Any]:
     from vera_bringup.nodes.watcher import Watcher
 
     contract, space = prepared.contract, prepared.options.namespace
@@ -125,7 +130,9 @@ def _perform(prepared: Prepared, goals: int, timeout: float, console: Console) -
 class _Performance:
     """Sends tasks one after the other and judges each."""
 
-    def __init__(self, watcher, graph: GraphThread, console: Console, timeout: float) -> None:
+    def __init__(
+        self, watcher: Watcher, graph: GraphThread, console: Console, timeout: float
+    ) -> None:
         self._watcher = watcher
         self._graph = graph
         self._console = console
@@ -144,12 +151,12 @@ class _Performance:
                 Exit.GRAPH_DOWN,
             )
 
-    def _until(self, condition, timeout: float) -> bool:
+    def _until(self, condition: Callable[[], Any], timeout: float) -> bool:
         """As the watcher's; CommandError(GRAPH_DOWN) as soon as the graph has gone down."""
         done = self._watcher.until(lambda: condition() or self._graph.down, timeout)
         if self._graph.down:
             raise CommandError(self._graph.supervisor.failure, Exit.GRAPH_DOWN)
-        return done and condition()
+        return done and bool(condition())
 
     def perform(self, task: Task) -> Outcome:
         """One goal: new scene, words, wait, truth."""
@@ -158,16 +165,17 @@ class _Performance:
         since = watcher.now()
         if not answer.success:
             raise CommandError(f'reset_sim refused: {answer.message}', Exit.FAILED)
-        fresh = lambda: watcher.sim is not None and watcher.sim.seed == task.seed  # noqa: E731
-        if not self._until(fresh, 10.0) or not watcher.wait_for_frames(since, 10.0):
+        if not watcher.wait_for_episode(task.seed, 10.0) or not watcher.wait_for_frames(
+            since, 10.0
+        ):
             raise CommandError('the simulator is silent after reset_sim', Exit.FAILED)
         begin = time.monotonic()
         goal = watcher.set_goal(task.prompt)
         if not goal.accepted:
             return Outcome(task, False, '', 0.0, 'REFUSED', goal.message, 0)
-        self._until(lambda: watcher.sim.dwelled or watcher.goal_ended(goal.goal_id), self._timeout)
+        self._until(lambda: watcher.dwelled or watcher.goal_ended(goal.goal_id), self._timeout)
         # A goal may be declared reached a moment before the judge's dwell time is over.
-        self._until(lambda: watcher.sim.dwelled, 1.5)
+        self._until(lambda: watcher.dwelled, 1.5)
         seconds = time.monotonic() - begin
         self._until(lambda: watcher.goal_ended(goal.goal_id), AFTERWARDS)
         if not watcher.goal_ended(goal.goal_id):
@@ -177,8 +185,8 @@ class _Performance:
         status = watcher.goal
         outcome = Outcome(
             task=task,
-            reached=watcher.sim.dwelled == task.target,
-            dwelled=watcher.sim.dwelled,
+            reached=watcher.dwelled == task.target,
+            dwelled=watcher.dwelled,
             seconds=round(seconds, 2),
             status=watcher.goal_state(),
             message=status.message if status else '',

@@ -19,11 +19,11 @@ HELD_OUT_SEED = 1_000_003
 def collect(embodiment: str, out: Path, transitions: int, joints: int | None, seed: int) -> None:
     """Collect self-play transitions into `out`."""
     from vera_bringup import selfplay
-    from vera_bringup.evaluation import contract_with_joints
+    from vera_bringup.evaluation import evaluation_contract
     from vera_core.contract_reader import ContractError
 
     try:
-        contract = contract_with_joints(embodiment, joints)
+        contract = evaluation_contract(embodiment, joints)
         selfplay.collect(contract, out, transitions, seed)
     except (ContractError, ValueError, OSError) as error:
         raise CommandError(str(error)) from error

@@ -52,7 +52,7 @@ def source(args: argparse.Namespace) -> int:
             time.sleep(pause)
         pixels[0, 0, 0] = number % 256
         data = array.array('B')
-        data.frombytes(memoryview(pixels).cast('B'))
+        data.frombytes(pixels.tobytes())
         message.data = data
         message.header.frame_id = str(number)
         now = time.monotonic_ns()

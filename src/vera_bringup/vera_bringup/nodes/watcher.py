@@ -75,6 +75,11 @@ class Watcher(VeraClient):
     def _on_chunk(self, message: ActionChunk) -> None:
         self.chunk_latencies.append(message.latency)
 
+    @property
+    def dwelled(self) -> str:
+        """The first object in which the tip stayed in this episode; '' if none."""
+        return self.sim.dwelled if self.sim is not None else ''
+
     def image_at(self, stamp: int) -> NDArray[np.uint8] | None:
         """The camera image nearest to `stamp` [ns], or None if none is within one period."""
         if not self._frames:
