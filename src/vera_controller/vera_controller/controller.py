@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from vera_core.contract import Contract
     from vera_core.seams import RobotState
 
-# A tick that comes this many periods late only brakes.
-LATE_PERIODS = 4
+# A tick that lasts longer than so many periods only brakes.
+LATE_PERIODS = 5
 # Set-points repeated after the robot came to rest, in case one is lost; then there is silence.
 SETTLE_TICKS = 20
 # An anchor may be this much newer than the newest joint state [ns]: two topics, two latencies.

@@ -92,7 +92,10 @@ class ControllerNode(VeraNode):
         """The last set-points are decelerating ones; the very last stands still."""
         self.controller.on_goal(0, False)
         deadline = time.monotonic() + BRAKE_LIMIT_S
-        while not (self._lockstep or self.controller.at_rest) and time.monotonic() < deadline:
+        braking = not self._lockstep
+        while braking and time.monotonic() < deadline:
+            # One more after it came to rest: the last set-point repeats the one before.
+            braking = not self.controller.at_rest
             self._tick()
             time.sleep(self.contract.control.period)
         self._announce()

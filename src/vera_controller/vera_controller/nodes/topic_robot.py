@@ -92,12 +92,11 @@ class TopicRobot:
         try:
             if unknown:
                 raise StateError(
-                    f'has unknown joint {", ".join(unknown)}; '
-                    f'the contract has {", ".join(self._names)}'
+                    f'unknown joint {", ".join(unknown)}; the contract has {", ".join(self._names)}'
                 )
             self._state = joints_from_msg(msg, self._names)
         except StateError as error:
-            self._on_bad_state(f'joint_states {error}')
+            self._on_bad_state(f'joint_states: {error}')
         else:
             self._on_state(self._state)
 
