@@ -163,10 +163,11 @@ def test_joint_states_that_do_not_add_up_are_refused(fields, words):
 def test_each_profile_is_what_its_purpose_needs():
     reliable = ('IMAGE_RELIABLE', 'STATE_RELIABLE', 'PLAN', 'CHUNK', 'COMMAND', 'LATCHED')
     for name in ('IMAGE', 'STATE', *reliable):
-        profile = getattr(qos, name)
         policy = ReliabilityPolicy.RELIABLE if name in reliable else ReliabilityPolicy.BEST_EFFORT
-        assert profile.reliability == policy, name
-        latched = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
-        assert latched == (name == 'LATCHED'), name
+        assert getattr(qos, name).reliability == policy, name
+    assert qos.LATCHED.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    # A late joiner must never be handed an old plan, chunk or set-point.
+    for profile in (qos.IMAGE, qos.STATE, qos.PLAN, qos.CHUNK, qos.COMMAND):
+        assert profile.durability == DurabilityPolicy.VOLATILE
     assert qos.CHUNK.lifespan.nanoseconds == 2 * 10**9
     assert qos.COMMAND.depth == qos.CHUNK.depth == qos.LATCHED.depth == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from vera_core.contract_reader import ContractError, suggestion
 
 SHARE = Path('share/vera_bringup')
+SUFFIXES = ('.yaml', '.yml')
 
 
 def _from_environment(variable: str) -> list[Path]:
@@ -45,8 +46,9 @@ def known_embodiments(folders: Iterable[Path] | None = None) -> dict[str, Path]:
     """Name -> file of every contract that can be named."""
     found: dict[str, Path] = {}
     for folder in embodiment_folders() if folders is None else folders:
-        for path in sorted(folder.glob('*.y*ml')):
-            found.setdefault(path.stem, path)
+        for suffix in SUFFIXES:
+            for path in sorted(folder.glob(f'*{suffix}')):
+                found.setdefault(path.stem, path)
     return found
 
 
@@ -62,19 +64,21 @@ def find_contract(name_or_path: str | Path) -> Path:
     text = str(name_or_path).strip()
     if not text:
         raise ContractError(f'no embodiment given{suggestion("", known_embodiments())}')
-    if text.endswith(('.yaml', '.yml')) or '/' in text:
+    if text.endswith(SUFFIXES) or '/' in text:
         path = Path(text).expanduser()
         if not path.is_file():
             raise ContractError('there is no such contract file', where=text)
         return path
-    known = known_embodiments()
-    if text not in known:
-        folders = ', '.join(str(folder) for folder in embodiment_folders())
-        raise ContractError(
-            f'unknown embodiment {text!r}{suggestion(text, known)} (looked in {folders}; '
-            'VERA_CONFIG_PATH adds folders)'
-        )
-    return known[text]
+    folders = embodiment_folders()
+    for folder in folders:
+        for suffix in SUFFIXES:
+            path = folder / f'{text}{suffix}'
+            if path.is_file():
+                return path
+    raise ContractError(
+        f'unknown embodiment {text!r}{suggestion(text, known_embodiments(folders))} (looked in '
+        f'{", ".join(str(folder) for folder in folders)}; VERA_CONFIG_PATH adds folders)'
+    )
 
 
 def checkpoint_folders() -> list[Path]:
