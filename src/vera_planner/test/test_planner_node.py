@@ -305,6 +305,21 @@ def test_a_planner_that_fails_ends_the_goal_not_the_node(
     wait_for(lambda: world.plans and world.plans[-1].goal_id == 2)
 
 
+def test_a_planner_that_hangs_ends_the_goal(world, planner, wait_for):
+    world.roll()
+    world.node._plan_timeout = 0.5
+    planner.gate.clear()
+    _, future = world.execute('red')
+    result = world.result(future).result
+    assert result.error_code == Result.INTERNAL
+    assert result.message == 'no plan within 0.5 s; the planner hangs'
+    planner.gate.set()
+    world.node._plan_timeout = 15.0
+    world.set_goal('blue')
+    wait_for(lambda: world.plans)
+    assert {p.goal_id for p in world.plans} == {2}
+
+
 def test_frames_of_another_size_are_internal(world, planner, wait_for):
     world.roll()
     planner.plan = lambda *a, **k: Plan(np.zeros((4, 32, 32, 3), np.uint8), 0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class PlanWorker:
         self._condition = threading.Condition()
         self._request: PlanRequest | None = None
         self._outcome: PlanOutcome | None = None
-        self._busy = False
+        self._busy, self._since = False, 0.0
         self._closing = False
         self._thread = threading.Thread(target=self._run, name='planner', daemon=True)
         self._thread.start()
@@ -46,6 +47,12 @@ class PlanWorker:
         with self._condition:
             return self._busy
 
+    @property
+    def busy_seconds(self) -> float:
+        """How long the request in progress has taken so far; 0 while there is none."""
+        with self._condition:
+            return time.monotonic() - self._since if self._busy else 0.0
+
     def submit(self, request: PlanRequest) -> None:
         """Begin a plan.
 
@@ -55,7 +62,7 @@ class PlanWorker:
         with self._condition:
             if self._busy or self._closing:
                 raise RuntimeError('the planner is busy' if self._busy else 'the planner is closed')
-            self._busy = True
+            self._busy, self._since = True, time.monotonic()
             self._request = request
             self._condition.notify_all()
 

@@ -18,7 +18,6 @@ import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidHandle
 from sensor_msgs.msg import Image as ImageMsg
-from std_srvs.srv import Trigger
 
 from vera_core.canvas import CanvasError
 from vera_core.contract import CameraSpec, Contract
@@ -30,10 +29,9 @@ from vera_core.nodes.run import describe
 from vera_core.seams import VideoPlanner
 from vera_core.seeds import plan_seed
 from vera_msgs.msg import ActionChunk, ControllerStatus, GoalStatus, VisualPlan
-from vera_msgs.srv import SetGoal
 from vera_planner.goal import Goal, GoalCode, GoalKeeper, PlanRefusedError, PromptError, SettleRule
 from vera_planner.nodes.expert_client import ExpertClient
-from vera_planner.nodes.goal_action import GoalAction
+from vera_planner.nodes.goal_server import GoalServer
 from vera_planner.nodes.plan_msgs import goal_to_msg, plan_to_msg, strip_to_msg
 from vera_planner.observer import Observer
 from vera_planner.planning import PlanRequest, imagine, warm_up
@@ -43,7 +41,7 @@ from vera_planner.worker import PlanOutcome, PlanWorker
 
 WATCH_PERIOD_S = 0.1
 STATES = ('IDLE', 'READY', 'RUNNING', 'HOLD', 'STOPPED', 'ESTOP')
-ENDS_GOALS = (ControllerStatus.STOPPED, ControllerStatus.ESTOP)
+ENDS_GOALS = ('STOPPED', 'ESTOP')
 
 
 class PlannerNode(VeraNode):
@@ -69,6 +67,9 @@ class PlannerNode(VeraNode):
         self._seed = self.param('seed', 0, 'base seed of all plans', low=0)
         replan = self.param(
             'replan_period', 0.4, '[s] least time between the anchors of plans, live', low=0.01
+        )
+        self._plan_timeout = self.param(
+            'plan_timeout', 15.0, '[s] after which a planner is taken to hang, live', low=0.1
         )
         still = self.param(
             'still_motion', SettleRule.still_motion, '[grey levels] below it a plan is still',
@@ -100,9 +101,7 @@ class PlannerNode(VeraNode):
         self._warm_start: Any = None
         self._controller = ''
         self._residual = math.nan
-        self.create_service(SetGoal, 'set_goal', self._on_set_goal)
-        self.create_service(Trigger, 'cancel_goal', self._on_cancel_goal)
-        self._action = GoalAction(
+        self._server = GoalServer(
             self, self._goals, self._begin, self._goal_clock, contract.goal.timeout
         )
         self._done = self.create_guard_condition(self._on_outcome)
@@ -151,52 +150,27 @@ class PlannerNode(VeraNode):
         if not self.active:
             raise PromptError('the planner is not active')
         silent = self._topics(self._observer.expect())
-        message = f'waits for camera frames on {silent}' if silent else ''
-        goal, _ = self._goals.begin(prompt, message)
-        self._warm_start = None
+        parts = [f'waits for camera frames on {silent}'] if silent else []
+        if self._controller in ENDS_GOALS:
+            parts.append(f'the controller is {self._controller}: it needs reset')
+        goal, _ = self._goals.begin(prompt, '; '.join(parts))
+        self._warm_start = self._unsent = None
         self._residual = math.nan
         if self._lockstep:
             # Live, the first plan waits for a frame that is younger than the goal.
             self._plan_if_due()
         return goal
 
-    def _on_set_goal(
-        self, request: SetGoal.Request, response: SetGoal.Response
-    ) -> SetGoal.Response:
-        old = self._goals.goal
-        try:
-            goal = self._begin(request.prompt)
-        except PromptError as error:
-            response.message = str(error)
-            self.get_logger().warning(f'set_goal refused: {error}')
-            return response
-        response.accepted = True
-        response.goal_id = goal.goal_id
-        parts = [f'replaces goal {old.goal_id}: {old.prompt}'] if old.active else []
-        parts += [goal.message] if goal.message else []
-        if self._controller in ('STOPPED', 'ESTOP'):
-            parts.append(f'the controller is {self._controller}: it needs reset')
-        response.message = '; '.join(parts)
-        return response
-
-    def _on_cancel_goal(
-        self, request: Trigger.Request, response: Trigger.Response
-    ) -> Trigger.Response:
-        goal = self._goals.cancel('cancelled by cancel_goal')
-        response.success = goal is not None
-        response.message = f'goal {goal.goal_id} cancelled' if goal else 'no goal is active'
-        return response
-
     def _on_goal(self, goal: Goal) -> None:
         self._statuses.publish(goal_to_msg(goal, self.now_ns()))
-        self._action.on_goal(goal)
+        self._server.on_goal(goal)
         if goal.goal_id and (not goal.active or goal.plans == 0):
             text = f'goal {goal.goal_id} {goal.state.name}: {goal.prompt!r} {goal.message}'
             self.get_logger().info(text.strip())
 
     def _on_controller(self, msg: ControllerStatus) -> None:
         self._controller = STATES[msg.state] if msg.state < len(STATES) else str(msg.state)
-        if msg.state in ENDS_GOALS:
+        if self._controller in ENDS_GOALS:
             reason = msg.reason or 'it gave no reason'
             self._goals.cancel(f'the controller is {self._controller}: {reason}', GoalCode.STOPPED)
 
@@ -220,8 +194,12 @@ class PlannerNode(VeraNode):
             self._goals.abort(
                 GoalCode.NO_OBSERVATION, f'no camera frames on {silent} for {timeout:g} s'
             )
-        self._action.check_timeout()
-        self._action.feedback(self._controller or 'unknown', goal.plans, self._residual)
+        if not self._lockstep and self._worker.busy_seconds > self._plan_timeout:
+            self._goals.abort(
+                GoalCode.INTERNAL, f'no plan within {self._plan_timeout:g} s; the planner hangs'
+            )
+        self._server.check_timeout()
+        self._server.feedback(self._controller or 'unknown', goal.plans, self._residual)
 
     # Planning --------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""The action `execute_goal`: a goal with an end that a program can wait for.
+"""Goals from outside: services `set_goal` and `cancel_goal`, action `execute_goal`.
 
-Executing is a coroutine that awaits the end of the goal, so that one thread serves the action, its
-cancellation and everything else of the node.
+Executing the action is a coroutine that awaits the end of the goal, so that one thread serves the
+action, its cancellation and everything else of the node.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
 from rclpy.task import Future
+from std_srvs.srv import Trigger
 
 from vera_core.clocks import seconds_to_ns
 from vera_msgs.action import ExecuteGoal
+from vera_msgs.srv import SetGoal
 from vera_planner.goal import Goal, GoalCode, GoalKeeper, GoalState, PromptError
 
 
@@ -29,8 +31,8 @@ class _Running:
     timeout: float
 
 
-class GoalAction:
-    """Serves `execute_goal` on a GoalKeeper.
+class GoalServer:
+    """Lets others set and end the goal of a GoalKeeper.
 
     Args:
         node: the planner node.
@@ -52,13 +54,16 @@ class GoalAction:
         self._begin = begin
         self._now = now
         self._timeout = timeout
+        self._log = node.get_logger()
         self._running: dict[int, _Running] = {}
+        node.create_service(SetGoal, 'set_goal', self._on_set_goal)
+        node.create_service(Trigger, 'cancel_goal', self._on_cancel_goal)
         self._server = ActionServer(
             node,
             ExecuteGoal,
             'execute_goal',
             self._execute,
-            cancel_callback=self._on_cancel,
+            cancel_callback=self._on_cancel_action,
         )
 
     def on_goal(self, goal: Goal) -> None:
@@ -81,6 +86,30 @@ class GoalAction:
                 ExecuteGoal.Feedback(state=state, plans=plans, residual=residual)
             )
 
+    def _on_set_goal(
+        self, request: SetGoal.Request, response: SetGoal.Response
+    ) -> SetGoal.Response:
+        old = self._goals.goal
+        try:
+            goal = self._begin(request.prompt)
+        except PromptError as error:
+            response.message = str(error)
+            self._log.warning(f'set_goal refused: {error}')
+            return response
+        response.accepted = True
+        response.goal_id = goal.goal_id
+        parts = [f'replaces goal {old.goal_id}: {old.prompt}'] if old.active else []
+        response.message = '; '.join([*parts, goal.message] if goal.message else parts)
+        return response
+
+    def _on_cancel_goal(
+        self, _: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        goal = self._goals.cancel('cancelled by cancel_goal')
+        response.success = goal is not None
+        response.message = f'goal {goal.goal_id} cancelled' if goal else 'no goal is active'
+        return response
+
     async def _execute(self, handle: ServerGoalHandle) -> Any:
         request = handle.request
         timeout = request.timeout or self._timeout
@@ -98,7 +127,7 @@ class GoalAction:
         )
         self.on_goal(self._goals.goal)  # it may have ended while it began
         if handle.is_cancel_requested:
-            self._on_cancel(handle)
+            self._on_cancel_action(handle)
         try:
             goal = await ended
         finally:
@@ -116,7 +145,7 @@ class GoalAction:
             plans=goal.plans,
         )
 
-    def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
+    def _on_cancel_action(self, handle: ServerGoalHandle) -> CancelResponse:
         current = self._running.get(self._goals.goal.goal_id)
         if current is not None and current.handle.goal_id == handle.goal_id:
             self._goals.cancel('cancelled by the client of execute_goal')
