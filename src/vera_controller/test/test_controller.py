@@ -542,6 +542,21 @@ def test_lock_step_answers_only_what_has_a_target(contract, make_chunk):
     assert rig.controller.tick(rig.now) is not None
 
 
+def test_lock_step_holds_through_an_implausible_chunk_so_that_time_goes_on(contract, make_chunk):
+    rig = Rig(contract, lockstep=True)
+    rig.publish_state()
+    rig.controller.on_goal(1, True)
+    assert rig.controller.on_chunk(make_chunk(T0, 3.0), 0) is None
+    assert rig.status.rejected == 1 and 'moves joint_1 by 3 rad' in rig.status.last_rejection
+    sent = []
+    while (set_point := rig.controller.tick(rig.now)) is not None:
+        sent.append(set_point.positions)
+        rig.now += 10 * MS
+        rig.publish_state()
+    np.testing.assert_array_equal(np.array(sent), np.full((80, 3), 0.6))
+    assert rig.controller.on_chunk(make_chunk(rig.now, seq=2), 0) is None
+
+
 def lockstep_run(contract, make_chunk, shift):
     """Two episodes of a few chunks; the bits of every set-point."""
     rig = Rig(contract, lockstep=True)

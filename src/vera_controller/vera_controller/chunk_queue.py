@@ -26,6 +26,10 @@ class ChunkRefusedError(ValueError):
     """A chunk that is not executed; the message says why."""
 
 
+class ImplausibleChunkError(ChunkRefusedError):
+    """A chunk for us and in time, with an action that no plan for this robot can mean."""
+
+
 class UnsupportedChannelError(ValueError):
     """A contract with a channel that this controller cannot execute; the message names it."""
 
@@ -141,13 +145,16 @@ class ChunkQueue:
                 f'plan {self._plan_seq}, which is being executed'
             )
 
-    def offer(self, chunk: ActionChunk, now: int, hold: Vector | None = None) -> Splice:
+    def offer(
+        self, chunk: ActionChunk, now: int, hold: Vector | None = None, *, still: bool = False
+    ) -> Splice:
         """Take over a chunk.
 
         Args:
             chunk: what arrived.
             now: time of arrival [ns]; what the chunk says about the time before is discarded.
             hold: float64 [n] where the robot waits; faded from when there is no chunk to fade from.
+            still: stand still at the anchor's position for as long as the chunk lasts, instead.
 
         Raises:
             ChunkRefusedError: it may not be executed; what is there goes on.
@@ -159,7 +166,7 @@ class ChunkQueue:
             raise ChunkRefusedError(
                 f'where plan {chunk.plan_seq} starts is not known: {error}'
             ) from None
-        path = self._path_of(chunk, base)
+        path = self._path_of(chunk, base, still)
         self._tail = self._fading(path, now, hold)
         self._path = path
         self._newest_seq = self._plan_seq = chunk.plan_seq
@@ -221,12 +228,14 @@ class ChunkQueue:
         if missing:
             raise ChunkRefusedError(f'channel {", ".join(missing)} is missing from the chunk')
 
-    def _path_of(self, chunk: ActionChunk, base: Vector) -> Polyline:
+    def _path_of(self, chunk: ActionChunk, base: Vector, still: bool) -> Polyline:
         order = [chunk.channels.index(name) for name in self._contract.channel_names]
         values = np.asarray(chunk.values, dtype=np.float64)[:, order]
         start = base[self._joint]
         knots = np.empty((chunk.steps + 1, len(order)))
-        knots[0] = start
+        knots[:] = start
+        if still:
+            return Polyline(chunk.stamp, seconds_to_ns(chunk.period), knots)
         knots[1:] = np.where(self._relative, start + np.cumsum(values, axis=0), values)
         moves = np.abs(np.diff(knots, axis=0))
         allowed = self._velocity * chunk.period * self._margin
@@ -234,7 +243,7 @@ class ChunkQueue:
         if bad.size:
             step, column = (int(i) for i in bad[0])
             channel = self._contract.channels[column]
-            raise ChunkRefusedError(
+            raise ImplausibleChunkError(
                 f'action {step} of plan {chunk.plan_seq} moves {channel.joint} by '
                 f'{moves[step, column]:.3g} {channel.unit} in {chunk.period:g} s; at most '
                 f'{allowed[column]:.3g} is plausible'
@@ -242,4 +251,10 @@ class ChunkQueue:
         return Polyline(chunk.stamp, seconds_to_ns(chunk.period), knots)
 
 
-__all__ = ['ChunkQueue', 'ChunkRefusedError', 'Splice', 'UnsupportedChannelError']
+__all__ = [
+    'ChunkQueue',
+    'ChunkRefusedError',
+    'ImplausibleChunkError',
+    'Splice',
+    'UnsupportedChannelError',
+]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vera_controller.chunk_queue import ChunkQueue, ChunkRefusedError
+from vera_controller.chunk_queue import ChunkQueue, ChunkRefusedError, ImplausibleChunkError
 from vera_controller.home_motion import HomeMotion
 from vera_controller.limits import Limits, SafetyError, Vector
 from vera_controller.measurement import DISORDER_NS, Measurement, News
@@ -64,12 +64,10 @@ class ControllerStatus:
 class Controller:
     """Chunk queue, state machine and safety filter. Its methods may be called from any thread.
 
-    Live, call `tick` at the control rate; it measures the time between two ticks itself, on
-    `clock`. In lock-step no clock is read: `tick` answers one measured state, each tick lasts one
-    period, and there is no set-point unless a chunk has a target for it.
-
-    Once the robot is at rest and has nothing to do, `tick` returns None: silence holds it where it
-    is, and whoever moves it then (by hand, or by a reset of the simulation) is not fought.
+    Live, call `tick` at the control rate; it measures the time between two ticks on `clock`. In
+    lock-step no clock is read: `tick` answers one measured state, each lasts one period, and there
+    is no set-point unless a chunk has a target for it. Once the robot is at rest with nothing to
+    do, `tick` returns None: whoever moves it then (a hand, a reset simulation) is not fought.
 
     Args:
         contract: limits, channels, rate.
@@ -178,7 +176,8 @@ class Controller:
 
         Returns:
             None, or why it is refused. A chunk that is ahead of the news about its goal or of the
-            joint states waits for them; if it is refused later, `status` says so.
+            joint states waits for them; if it is refused later, `status` says so. In lock-step an
+            implausible chunk counts as refused, and the robot holds for as long as it lasts.
         """
         with self._lock:
             self._drain()
@@ -330,11 +329,25 @@ class Controller:
                     return None
                 problem = self._take_hold()
                 if problem is None:
-                    self._queue.offer(chunk, self._arrival(now_ns), self._filter.positions)
+                    self._offer(chunk, self._arrival(now_ns))
                     self._machine.handle(Event.RUN, f'executing goal {chunk.goal_id}')
                     return None
             except ChunkRefusedError as refused:
                 problem = str(refused)
+        return self._refuse(problem)
+
+    def _offer(self, chunk: ActionChunk, now_ns: int) -> None:
+        hold = self._filter.positions
+        try:
+            self._queue.offer(chunk, now_ns, hold)
+        except ImplausibleChunkError as implausible:
+            if not self.lockstep:
+                raise
+            # Live it would hold until the next plan; here no time passes without set-points.
+            self._refuse(str(implausible))
+            self._queue.offer(chunk, now_ns, hold, still=True)
+
+    def _refuse(self, problem: str) -> str:
         self._rejected += 1
         self._last_rejection = problem
         return problem
@@ -362,10 +375,9 @@ class Controller:
         measured, safety = self._measured.positions, self._filter
         if measured is None:
             return 'no joint state is known yet'
-        if safety.started:
-            away = np.abs(measured - safety.positions) > MOVED_S * self.limits.velocity
-            if not (safety.at_rest and away.any()):
-                return None
+        away = np.abs(measured - safety.positions) > MOVED_S * self.limits.velocity
+        if safety.started and not (safety.at_rest and away.any()):
+            return None
         try:
             safety.start(measured)
         except SafetyError as error:
