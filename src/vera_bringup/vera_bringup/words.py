@@ -1,0 +1,82 @@
+"""Does the plan obey the words? The dream against the expert's future, rightly and wrongly asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vera_bringup.expert_videos import UNRELATED
+from vera_core import canvas
+from vera_core.contract import Contract
+from vera_core.seams import Image, VideoPlanner
+from vera_core.seeds import mix
+from vera_planner.planning import plan_motion
+from vera_sim import language, make_environment
+from vera_sim.finger_painter import PALETTE
+
+
+@dataclass(frozen=True)
+class Obedience:
+    """What `measure` found, over n scenes at the start of an episode.
+
+    Attributes:
+        right, wrong: float64 [n, M], PSNR [dB] of each imagined frame against the expert's future
+            when asked for the disc that the expert went to, and for another one in the scene.
+        moving: float64 [n], `Plan.motion` when asked for a disc in the scene.
+        absent: float64 [n], the same when asked for something that is not there.
+    """
+
+    right: NDArray[np.float64]
+    wrong: NDArray[np.float64]
+    moving: NDArray[np.float64]
+    absent: NDArray[np.float64]
+
+    def gap(self, samples: int = 2000) -> tuple[float, float, float]:
+        """Mean of right minus wrong at the last frame [dB], with a 95% bootstrap interval."""
+        difference = (self.right - self.wrong)[:, -1]
+        rng = np.random.default_rng(0)
+        means = rng.choice(difference, (samples, len(difference))).mean(axis=1)
+        low, high = np.percentile(means, [2.5, 97.5])
+        return float(difference.mean()), float(low), float(high)
+
+
+def measure(
+    planner: VideoPlanner, contract: Contract, scenes: int, seed: int = 0, progress: bool = False
+) -> Obedience:
+    """Ask for one disc and for another in `scenes` scenes, in phrasings that training never saw.
+
+    The planner sees one frame, as at a cold start.
+    """
+    if contract.sim is None:
+        raise ValueError(f'embodiment {contract.embodiment!r} has no simulated environment')
+    camera = contract.cameras[0]
+    env = make_environment(contract.sim.environment, contract.sim.options, camera.height)
+    right, wrong, moving, absent = [], [], [], []
+    for index in tqdm(range(scenes), desc='scenes', disable=not progress):
+        env.reset(mix(seed, index, 77))
+        rng = np.random.default_rng(mix(seed, index))
+        asked, other = (str(name) for name in rng.permutation(list(env.objects))[:2])
+        template = str(rng.choice(language.HELD_OUT))
+        now = canvas.tile({camera.name: env.render()}, contract)
+        future = [
+            canvas.tile({camera.name: image}, contract)
+            for image in env.expert_rollout(asked, contract.video.look_ahead)
+        ]
+        for name, scores in ((asked, right), (other, wrong)):
+            plan = planner.plan(now[None], template.format(c=name), seed=index)
+            scores.append([psnr(a, b) for a, b in zip(plan.frames, future, strict=True)])
+            if name == asked:
+                moving.append(plan_motion(now, plan.frames[-1]))
+        missing = [c for c in PALETTE if c not in env.objects]
+        phrase = str(rng.choice([template.format(c=c) for c in missing] + list(UNRELATED[:6])))
+        absent.append(plan_motion(now, planner.plan(now[None], phrase, seed=index).frames[-1]))
+    return Obedience(*(np.array(v) for v in (right, wrong, moving, absent)))
+
+
+def psnr(a: Image, b: Image) -> float:
+    """Peak signal-to-noise ratio of two uint8 images [dB]."""
+    error = float(((a.astype(np.float64) - b) ** 2).mean())
+    return 10 * float(np.log10(255**2 / max(error, 1e-6)))
