@@ -1,4 +1,4 @@
-"""Does the plan obey the words? The dream against the expert's future, rightly and wrongly asked."""
+"""Does the plan obey the words? The dream against the expert, asked rightly and wrongly."""
 
 from __future__ import annotations
 
