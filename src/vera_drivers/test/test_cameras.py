@@ -176,7 +176,14 @@ def test_a_hanging_driver_is_a_stall_and_does_not_hang_us():
     began = time.monotonic()
     camera.close()
     assert time.monotonic() - began < 3
+    with pytest.raises(CameraError, match='still hangs in its driver'):
+        camera.connect()
+    assert not made[0].released
     released.set()
+    camera._hung.join(5)
+    assert made[0].released  # by the thread that came back
+    camera.connect()
+    camera.close()
 
 
 def test_devices_are_parsed_and_listed(tmp_path):

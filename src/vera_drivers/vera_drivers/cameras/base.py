@@ -62,6 +62,7 @@ class ThreadedCamera(ABC):
         self._fresh = threading.Condition()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._hung: threading.Thread | None = None  # one that did not end when it was closed
         self._frame: Frame | None = None
         self._taken_at = 0  # monotonic ns at which the newest frame was acquired
         self._failure: CameraError | None = None
@@ -91,6 +92,8 @@ class ThreadedCamera(ABC):
         """
         if self._thread is not None:
             raise CameraError(f'{self._label} is connected already; close it first')
+        if self._hung is not None and self._hung.is_alive():
+            raise CameraError(f'{self._label} still hangs in its driver; unplug it and plug it in')
         self._closing.clear()
         self._frame, self._failure = None, None
         self._open()
@@ -165,6 +168,7 @@ class ThreadedCamera(ABC):
         if thread is not None and thread is not threading.current_thread():
             # A driver may hang in its read; the daemon thread releases the device once it returns.
             thread.join(timeout=2.0)
+            self._hung = thread
 
     def __enter__(self) -> ThreadedCamera:
         self.connect()
