@@ -22,14 +22,16 @@ from vera_bringup.environment import DomainError, graph_environment, parse_domai
 from vera_bringup.exits import CommandError, Exit
 from vera_bringup.node_table import GraphOptions, NodeSpec, node_table
 from vera_bringup.resources import ResourceError
+from vera_bringup.supervisor import Supervisor, die_with_parent
 
 if TYPE_CHECKING:
-    from vera_bringup.supervisor import Supervisor
     from vera_core.contract import Contract
 
 NAMESPACE = re.compile(r'[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*')
 RECORDING_RESERVE = 512 * 2**20  # bytes that must be free before a recording starts
 PROBE_TIMEOUT = 20.0  # s
+READY_TIMEOUT = 120.0  # s
+PROBE = [sys.executable, '-m', 'vera_bringup.nodes.probe']
 
 
 @dataclass(frozen=True)
@@ -113,16 +115,17 @@ def prepare(
         require_ports(number, count + 2)  # beside the nodes: this command and one more
     except (ContractError, DomainError) as error:
         raise CommandError(str(error)) from error
+    try:
+        environment = graph_environment(number)
+    except ResourceError as error:
+        raise CommandError(str(error)) from error
+    require_quiet(number, options.namespace, environment)
     run_dir = run_dir or new_run_dir(runs)
     if record:
         check_disk(run_dir)
         options = options.changed(record=str((run_dir / 'bag').resolve()))
     name = str(Path(embodiment).resolve()) if embodiment.endswith(('.yaml', '.yml')) else embodiment
-    try:
-        environment = graph_environment(number)
-        table = node_table(contract, options, name)
-    except ResourceError as error:
-        raise CommandError(str(error)) from error
+    table = node_table(contract, options, name)
     return Prepared(contract, options, table, environment, number, run_dir)
 
 
@@ -153,10 +156,13 @@ def require_quiet(domain: int, namespace: str, environment: dict[str, str]) -> N
 
     The lock knows only of graphs that `vera` started here; this asks the network itself.
     """
-    command = [sys.executable, '-m', 'vera_bringup.nodes.probe', '--namespace', namespace]
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=PROBE_TIMEOUT
+            [*PROBE, '--namespace', namespace],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT,
         )
     except subprocess.TimeoutExpired:
         raise CommandError(
@@ -194,6 +200,50 @@ class GraphThread:
     def down(self) -> bool:
         """Whether the graph has ended, by itself or not."""
         return not self._thread.is_alive()
+
+
+class ReadyLine:
+    """Says once that all nodes of a graph work; a helper process asks the network.
+
+    A context manager around the supervisor's run.
+    """
+
+    def __init__(self, prepared: Prepared, report: Callable[[str, str], None]) -> None:
+        names = [spec.name for spec in prepared.table]
+        space = prepared.options.namespace
+        where = ['--namespace', space, '--nodes', ','.join(names)]
+        self._command = [*PROBE, *where, '--seconds', str(READY_TIMEOUT)]
+        self._environment = prepared.environment
+        self._report = report
+        flags = f' --domain {prepared.domain}' if prepared.domain else ''
+        flags += f' --namespace {space}' if space != 'vera' else ''
+        self._text = (
+            'all nodes are ready; give the robot a goal with '
+            f'`vera goal "touch the red disc"{flags}`; Ctrl-C ends all'
+        )
+
+    def __enter__(self) -> ReadyLine:
+        self._process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._thread.join()
+
+    def _wait(self) -> None:
+        self._process.communicate()
+        if self._process.returncode == 0:
+            self._report('vera', self._text)
 
 
 def console_report(quiet: tuple[str, ...] = ()) -> Callable[[str, str], None]:

@@ -20,7 +20,6 @@ from vera_bringup.graph import (
     graph_lock,
     new_run_dir,
     prepare,
-    require_quiet,
 )
 from vera_bringup.lockstep import episode_seed, instruction, outcome
 from vera_bringup.node_table import GraphOptions
@@ -69,7 +68,6 @@ def evaluate_through_ros(
         file = new_run_dir(runs) / f'{contract.embodiment}.yaml'
         file.write_text(yaml.safe_dump(without_none(contract.to_dict())), encoding='utf-8')
         prepared = prepare(str(file), graph_options, domain, runs, run_dir=file.parent)
-        require_quiet(prepared.domain, prepared.options.namespace, prepared.environment)
         yield from _run(prepared, options)
 
 

@@ -79,7 +79,7 @@ def describe_exit(code: int) -> str:
     return f'killed by signal {-code}'
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the child: the kernel sends SIGTERM when the supervisor's thread is gone."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
@@ -178,7 +178,7 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             env=self._environment,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         assert child.process.stdout is not None
         os.set_blocking(child.process.stdout.fileno(), False)

@@ -31,7 +31,6 @@ from vera_bringup.graph import (
     check_namespace,
     graph_lock,
     prepare,
-    require_quiet,
 )
 from vera_bringup.node_table import GraphOptions
 from vera_bringup.supervisor import Supervisor
@@ -60,7 +59,6 @@ def run(
                 f'embodiment {prepared.contract.embodiment!r} is not simulated; '
                 'use `vera up` and `vera goal` with a real robot'
             )
-        require_quiet(prepared.domain, prepared.options.namespace, prepared.environment)
         # SIGTERM ends the demonstration as Ctrl-C does: through every cleanup.
         signal.signal(signal.SIGTERM, _interrupt)
         report = _perform(prepared, goals, timeout, Console())

@@ -55,7 +55,9 @@ def status(as_json: bool, domain: str | None, namespace: str) -> None:
     with VeraClient(number, space) as client:
         client.until(lambda: bool(client.nodes()), 2.0)
         if client.nodes():
-            client.until(lambda: client.complete(), 3.0)
+            # A simulator is not expected, but if there is one it takes its time to be discovered.
+            client.until(lambda: client.sim is not None, 1.5)
+            client.until(client.complete, 3.0)
         nodes = client.nodes()
         report = {'domain': number, 'namespace': space, 'nodes': nodes, **_statuses(client)}
     if not nodes:

@@ -25,7 +25,7 @@ def collect(embodiment: str, out: Path, transitions: int, joints: int | None, se
     try:
         contract = evaluation_contract(embodiment, joints)
         selfplay.collect(contract, out, transitions, seed)
-    except (ContractError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from vera_bringup.exits import CommandError, Exit
 from vera_bringup.graph import (
+    ReadyLine,
     check_domain,
     check_namespace,
     console_report,
     graph_lock,
     prepare,
-    require_quiet,
 )
 from vera_bringup.node_table import GraphOptions
 from vera_bringup.supervisor import Supervisor
@@ -29,20 +29,17 @@ def run(
     """Start, watch, stop; raises CommandError when it could not start or went down by itself."""
     with graph_lock(check_domain(domain), check_namespace(options.namespace)):
         prepared = prepare(embodiment, options, domain, runs, record)
-        require_quiet(prepared.domain, prepared.options.namespace, prepared.environment)
+        report = console_report()
         supervisor = Supervisor(
-            prepared.table,
-            prepared.environment,
-            prepared.run_dir,
-            console_report(),
-            log_level=log_level,
+            prepared.table, prepared.environment, prepared.run_dir, report, log_level=log_level
         )
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: supervisor.request_stop())
         where = f'ROS domain {prepared.domain}, namespace /{prepared.options.namespace}'
         names = ', '.join(spec.name for spec in prepared.table)
         print(f'[vera] starting {names} on {where}; logs in {prepared.run_dir}/log', flush=True)
-        print('[vera] give it a goal with `vera goal "touch the red disc"`; Ctrl-C ends all')
-        if not supervisor.run():
+        with ReadyLine(prepared, report):
+            good = supervisor.run()
+        if not good:
             raise CommandError(supervisor.failure, Exit.GRAPH_DOWN)
         print('[vera] all nodes have ended', flush=True)

@@ -12,6 +12,7 @@ from rclpy.node import Node
 
 # Offered only when the node has been set up; the others are known by their name.
 READY_SERVICES = {'planner': 'set_goal', 'controller': 'stop', 'sim': 'reset_sim'}
+READY_SUBSCRIPTIONS = {'translator': 'visual_plan'}
 
 
 def nodes_in(node: Node, namespace: str) -> list[str]:
@@ -22,15 +23,17 @@ def nodes_in(node: Node, namespace: str) -> list[str]:
 
 def ready(node: Node, namespace: str, name: str) -> bool:
     """Whether a node is there and has what it only has once it works."""
-    services = READY_SERVICES.get(name)
-    if services is None:
-        return name in nodes_in(node, namespace)
-    offered = {service for service, _ in node.get_service_names_and_types()}
-    return f'/{namespace}/{services}' in offered
+    if name in READY_SERVICES:
+        offered = {service for service, _ in node.get_service_names_and_types()}
+        return f'/{namespace}/{READY_SERVICES[name]}' in offered
+    if name in READY_SUBSCRIPTIONS:
+        found = node.get_subscriptions_info_by_topic(f'/{namespace}/{READY_SUBSCRIPTIONS[name]}')
+        return any(info.node_name == name for info in found)
+    return name in nodes_in(node, namespace)
 
 
 def main() -> int:
-    """Entry point."""
+    """Entry point: exit code 1 if not all of `--nodes` came."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--namespace', required=True)
     parser.add_argument('--seconds', type=float, default=1.2, help='how long to listen')
@@ -47,8 +50,9 @@ def main() -> int:
         if found and all(ready(node, args.namespace, name) for name in wanted):
             break
     print(json.dumps({'nodes': found}), flush=True)
+    missing = [name for name in wanted if not ready(node, args.namespace, name)]
     rclpy.try_shutdown()
-    return 0
+    return 1 if missing else 0
 
 
 if __name__ == '__main__':
