@@ -20,7 +20,6 @@ def collect(embodiment: str, out: Path, transitions: int, joints: int | None, se
     """Collect self-play transitions into `out`."""
     from vera_bringup import selfplay
     from vera_bringup.evaluation import evaluation_contract
-    from vera_core.contract_reader import ContractError
 
     try:
         contract = evaluation_contract(embodiment, joints)
