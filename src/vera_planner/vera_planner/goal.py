@@ -75,13 +75,14 @@ class SettleRule:
 
     Attributes:
         still_motion: a plan below this is still; the unit of `Plan.motion`, grey levels 0..255.
-            Measured with the compact planner: 5 to 10 at rest in a disc (noise of its pictures),
-            120 to 155 at the start of a goal.
+            The finger's tip moving by one pixel of a 64-pixel canvas gives 73, by half a pixel
+            39; the compact planner at rest in a disc gives 5 to 47, at the start of a goal 120
+            to 155.
         settled: still plans in a row, after motion, that end the goal as reached.
         hopeless: still plans in a row from the start that end it as nothing to do.
     """
 
-    still_motion: float = 12.0
+    still_motion: float = 50.0
     settled: int = 3
     hopeless: int = 5
 
