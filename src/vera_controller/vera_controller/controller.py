@@ -11,6 +11,7 @@ import numpy as np
 
 from vera_controller.chunk_queue import ChunkQueue, ChunkRefusedError, ImplausibleChunkError
 from vera_controller.home_motion import HomeMotion
+from vera_controller.late_plans import from_rest
 from vera_controller.limits import Limits, SafetyError, Vector
 from vera_controller.measurement import DISORDER_NS, Measurement, News
 from vera_controller.safety_filter import SafetyFilter, Violation
@@ -324,6 +325,9 @@ class Controller:
             problem = 'the robot is moving home'
         if problem is None:
             try:
+                resting = not self._filter.started or self._filter.at_rest
+                if not self.lockstep and resting and not self._queue.remaining(now_ns):
+                    chunk = from_rest(chunk, self._measured.history, self.limits)
                 if self._must_wait(chunk, now_ns):
                     self._waiting = (chunk, now_ns)
                     return None
