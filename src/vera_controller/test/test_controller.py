@@ -236,6 +236,17 @@ def test_a_stop_is_left_only_by_reset(running, make_chunk):
     assert not running.controller.on_chunk(make_chunk(running.now, goal=2), running.now)
 
 
+def test_a_chunk_that_waited_through_a_stop_is_gone(rig, make_chunk):
+    rig.step(5)
+    assert rig.controller.on_chunk(make_chunk(rig.now, goal=7), rig.now) is None
+    rig.controller.stop()
+    rig.step(1)
+    rig.controller.reset()
+    rig.controller.on_goal(7, True)
+    rig.step(5)
+    assert rig.state is State.READY and not rig.commands
+
+
 def test_estop_is_latched_until_reset_and_enable(running, make_chunk):
     running.controller.estop('mushroom')
     running.controller.estop('again')

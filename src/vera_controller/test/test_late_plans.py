@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from vera_controller.late_plans import PATIENCE_NS, from_rest
 from vera_controller.limits import Limits
 from vera_controller.state_history import StateHistory

@@ -128,7 +128,19 @@ def test_hostile_runs_do_reach_the_limits():
     assert sum(hostile_run(np.random.default_rng(s), (0.01, 0.01), 10.0, 600) for s in range(5)) > 5
 
 
-def hostile_run(rng, dts, size, ticks):
+class Reckless(SafetyFilter):
+    """Wants to go as fast as it can, wherever the target is."""
+
+    def _towards(self, way, step):
+        return np.where(way < 0, -1e6, 1e6) * np.ones_like(way)
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_the_limits_hold_whatever_velocity_is_wanted(seed):
+    assert hostile_run(np.random.default_rng(seed), (0.002, 0.04), 10.0, 500, Reckless) > 0
+
+
+def hostile_run(rng, dts, size, ticks, kind=SafetyFilter):
     """Random targets held for random times; how many joints came within 1e-6 of a limit."""
     n = 4
     low = rng.uniform(-3, 0, n)
@@ -139,7 +151,7 @@ def hostile_run(rng, dts, size, ticks):
         rng.uniform(0.05, 6, n),
         rng.uniform(0.5, 60, n),
     )
-    safety = SafetyFilter(bounds)
+    safety = kind(bounds)
     safety.start(rng.uniform(bounds.low, bounds.high))
     q0, v0, target = safety.positions, np.zeros(n), None
     touched = np.zeros(n, bool)

@@ -177,10 +177,9 @@ class SafetyFilter:
             inside = np.minimum(np.maximum(target, low), high)
             if (inside != target).any():
                 violations.append(self._worst('position', target, low, high))
-            wanted = inside - q
-            wanted = np.copysign(self._reach(np.abs(wanted), step, dt), wanted)
-        bottom = np.maximum(v - step, np.maximum(-self._v_max, -self._reach(q - low, step, dt)))
-        top = np.minimum(v + step, np.minimum(self._v_max, self._reach(high - q, step, dt)))
+            wanted = self._towards(inside - q, step)
+        bottom = np.maximum(v - step, np.maximum(-self._v_max, -self._reach(q - low, step)))
+        top = np.minimum(v + step, np.minimum(self._v_max, self._reach(high - q, step)))
         chosen = np.minimum(np.maximum(wanted, bottom), top)
         if target is not None and (chosen != wanted).any():
             fast = np.abs(wanted) > self._v_max
@@ -193,7 +192,11 @@ class SafetyFilter:
         self._q = np.minimum(np.maximum(q + chosen * dt, low), high)
         self._v = chosen
 
-    def _reach(self, distance: Vector, step: Vector, dt: float) -> Vector:
+    def _towards(self, way: Vector, step: Vector) -> Vector:
+        """Wanted velocities; nothing of what is promised depends on them."""
+        return np.copysign(self._reach(np.abs(way), step), way)
+
+    def _reach(self, distance: Vector, step: Vector) -> Vector:
         """Highest speed for one tick that leaves room to stop within `distance` >= 0."""
         a = self._a_max
         # The same as -step + sqrt(step^2 + 2 a distance), without its cancellation.
