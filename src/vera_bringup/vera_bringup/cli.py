@@ -220,7 +220,7 @@ def train_idm(
     ] = None,
     flow: Annotated[str, typer.Option(help='dis, farneback or analytic')] = 'dis',
     transitions: Annotated[int, typer.Option(help='self-play transitions', min=1)] = 4000,
-    steps: Annotated[int, typer.Option(help='optimiser steps', min=1)] = 1500,
+    steps: Annotated[int, typer.Option(help='optimiser steps', min=1)] = 2400,
     name: Annotated[str, typer.Option(help='of the checkpoint; empty: from the robot')] = '',
     seed: Seed = 0,
     threads: Annotated[int, typer.Option(help='CPU threads', min=1)] = 1,
