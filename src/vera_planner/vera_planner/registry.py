@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from vera_core.checkpoint import check_contract, find_checkpoint
 from vera_core.contract import CheckpointRef, Contract
+from vera_core.contract_files import checkpoint_folders
 from vera_core.seams import VideoPlanner
 
 PLANNERS = ('compact', 'oracle')
+SHIPPED = Path(__file__).parent / 'checkpoints'
 
 
 def make_planner(
@@ -50,6 +53,9 @@ def make_planner(
             f'embodiment {contract.embodiment!r} names no planner checkpoint; '
             'set defaults.planner_checkpoint in its contract'
         )
-    info = find_checkpoint(ref, kind='planner')
+    # A path says where it is; a name is looked for in the user's folders, then with those shipped.
+    is_path = isinstance(ref, str) and Path(ref).name != ref
+    folders = None if is_path else [*checkpoint_folders(), SHIPPED]
+    info = find_checkpoint(ref, folders, kind='planner')
     check_contract(info, contract.visual_fields())
     return CompactPlanner.load(info, threads=threads, steps=STEPS if steps is None else steps)
