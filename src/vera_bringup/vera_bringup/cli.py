@@ -22,7 +22,9 @@ app = typer.Typer(
     context_settings={'help_option_names': ['-h', '--help']},
 )
 train = typer.Typer(help='Train the networks of one embodiment.', no_args_is_help=True)
-bench = typer.Typer(help='Measure this machine.', no_args_is_help=True)
+bench = typer.Typer(
+    help='Measure this machine, and the planner on it.', no_args_is_help=True
+)
 app.add_typer(train, name='train')
 app.add_typer(bench, name='bench')
 
@@ -304,6 +306,20 @@ def bench_transport(
     from vera_bringup.commands.bench import run
 
     run(seconds, cameras, rate, width, height, compare, as_json, domain)
+
+
+@bench.command('words')
+def bench_words(
+    embodiment: Embodiment,
+    scenes: Annotated[int, typer.Option(help='scenes, each asked three ways', min=2)] = 100,
+    planner_checkpoint: PlannerCheckpoint = '',
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Whether the plan obeys the words: PSNR asked rightly minus wrongly, held-out phrasings."""
+    from vera_bringup.commands.words import run
+
+    run(embodiment, scenes, planner_checkpoint, seed, as_json)
 
 
 @app.command()
