@@ -118,6 +118,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._hurry = threading.Event()
         self.failure = ''
+        run_dir = run_dir.resolve()  # a process's command line says which run it belongs to
         (run_dir / 'log').mkdir(parents=True, exist_ok=True)
         (run_dir / 'parameters').mkdir(exist_ok=True)
         self._own_log = (run_dir / 'log' / 'vera.log').open('a', encoding='utf-8', buffering=1)

@@ -30,8 +30,7 @@ LATE_PERIODS = 5
 SETTLE_TICKS = 20
 # An anchor may be this much newer than the newest joint state [ns]: two topics, two latencies.
 LEAD_NS = NS_PER_S // 2
-# A robot at rest that is further than this from its last set-point, in seconds at the velocity
-# limit, was moved meanwhile: it starts from where it is.
+# Further than this from the last set-point, in seconds at the velocity limit: it was moved.
 MOVED_S = 0.025
 
 
@@ -326,7 +325,7 @@ class Controller:
         if problem is None:
             try:
                 resting = not self._filter.started or self._filter.at_rest
-                if not self.lockstep and resting and not self._queue.remaining(now_ns):
+                if resting and not self.lockstep and not self._queue.remaining(now_ns):
                     chunk = from_rest(chunk, self._measured.history, self.limits)
                 if self._must_wait(chunk, now_ns):
                     self._waiting = (chunk, now_ns)

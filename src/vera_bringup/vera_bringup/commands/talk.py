@@ -8,7 +8,7 @@ from typing import Any
 
 from vera_bringup.exits import CommandError, Exit
 from vera_bringup.graph import check_domain, check_namespace
-from vera_bringup.nodes.client import NoGraphError, VeraClient, constant_name
+from vera_bringup.nodes.client import VeraClient, constant_name
 from vera_msgs.msg import ControllerStatus, GoalStatus
 
 
@@ -19,7 +19,7 @@ def goal(
     if not prompt.strip():
         raise CommandError("the goal is empty; say what to do, e.g. 'touch the red disc'")
     with VeraClient(check_domain(domain), check_namespace(namespace)) as client:
-        answer = _ask(lambda: client.set_goal(prompt))
+        answer = client.set_goal(prompt)
         if not answer.accepted:
             _end(as_json, {'accepted': False, 'message': answer.message}, answer.message, False)
         print(f'goal {answer.goal_id} accepted' + (f': {answer.message}' if answer.message else ''))
@@ -45,7 +45,7 @@ def goal(
 def trigger(name: str, domain: str | None, namespace: str) -> None:
     """Call one of the std_srvs/Trigger services."""
     with VeraClient(check_domain(domain), check_namespace(namespace)) as client:
-        success, message = _ask(lambda: client.trigger(name))
+        success, message = client.trigger(name)
     _end(False, {}, f'{name}: {message or "done"}', success)
 
 
@@ -103,13 +103,6 @@ def _statuses(client: VeraClient) -> dict[str, Any]:
             'dwelled': sim.dwelled,
         },
     }
-
-
-def _ask(question: Any) -> Any:
-    try:
-        return question()
-    except NoGraphError as error:
-        raise CommandError(str(error), Exit.NO_GRAPH) from error
 
 
 def _end(as_json: bool, report: dict[str, Any], message: str, good: bool) -> None:

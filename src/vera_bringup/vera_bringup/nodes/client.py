@@ -9,19 +9,25 @@ from typing import Any
 
 import rclpy
 from rclpy.client import Client
+from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
 from vera_bringup.environment import enter
+from vera_bringup.exits import CommandError, Exit
 from vera_bringup.nodes.probe import nodes_in, ready
 from vera_core.nodes.qos import LATCHED, STATE
 from vera_msgs.msg import ControllerStatus, GoalStatus, SimStatus
 from vera_msgs.srv import ResetSim, SetGoal
 
 
-class NoGraphError(RuntimeError):
+class NoGraphError(CommandError):
     """Nobody answers; the message says what was asked and of whom."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Exit.NO_GRAPH)
 
 
 def constant_name(message_type: Any, value: int) -> str:
@@ -52,15 +58,21 @@ class VeraClient:
 
     def __enter__(self) -> VeraClient:
         enter(self._domain)
-        # Ctrl-C belongs to the command, not to rclpy.
-        rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        # Ctrl-C belongs to the command, not to rclpy; a context of its own: there may be several.
+        self._context = Context()
+        rclpy.init(
+            context=self._context,
+            domain_id=self._domain,
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
         self.node = Node(
             f'_vera_client_{os.getpid()}',
             namespace=self._namespace,
+            context=self._context,
             enable_rosout=False,
             start_parameter_services=False,
         )
-        self._executor = SingleThreadedExecutor()
+        self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         for kind, topic, qos in (
             (GoalStatus, 'goal_status', LATCHED),
@@ -73,7 +85,7 @@ class VeraClient:
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown()
         self.node.destroy_node()
-        rclpy.try_shutdown()
+        rclpy.try_shutdown(context=self._context)
 
     def _remember(self, message: Any) -> None:
         if isinstance(message, GoalStatus):
@@ -125,10 +137,13 @@ class VeraClient:
         where = f'/{self._namespace}/{name} on ROS domain {self._domain}'
         if not self.until(client.service_is_ready, self._patience):
             raise NoGraphError(f'nobody offers {where}; is `vera up` running there?')
-        future = client.call_async(request)
-        if not self.until(future.done, self._patience):
-            raise NoGraphError(f'{where} does not answer within {self._patience:.0f} s')
-        return future.result()
+        for _ in range(2):
+            # A node that was killed stays known for a moment, and answers nothing: ask again.
+            future = client.call_async(request)
+            if self.until(future.done, self._patience / 2):
+                return future.result()
+            client.remove_pending_request(future)
+        raise NoGraphError(f'{where} does not answer within {self._patience:.0f} s')
 
     def trigger(self, name: str) -> tuple[bool, str]:
         """Call a std_srvs/Trigger service: stop, reset, estop, enable, home, cancel_goal."""

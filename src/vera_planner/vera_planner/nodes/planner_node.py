@@ -112,6 +112,7 @@ class PlannerNode(VeraNode):
     def start(self) -> None:
         self._plan_seq = 0
         self._observer = Observer(self.contract)
+        self._silences = 0
         qos = IMAGE_RELIABLE if self._lockstep else IMAGE
         for camera in self.contract.cameras:
             self.create_subscription(
@@ -189,7 +190,9 @@ class PlannerNode(VeraNode):
         if not goal.active:
             return
         silent = self._topics(self._observer.silent)
-        if silent and not self._lockstep:
+        # Twice in a row: after a delay of our own, the images that came meanwhile are taken first.
+        self._silences = self._silences + 1 if silent else 0
+        if self._silences > 1 and not self._lockstep:
             timeout = self.contract.video.frame_timeout
             self._goals.abort(
                 GoalCode.NO_OBSERVATION, f'no camera frames on {silent} for {timeout:g} s'
