@@ -283,8 +283,7 @@ class Controller:
             back = ns_to_seconds(self._last_now - now_ns)
             self._lose_place(f'the clock went back by {back:.1f} s', moved=False)
         self._last_now = now_ns
-        stale = self._measured.stale()
-        if stale and self._machine.may_move:
+        if stale := self._measured.stale():
             self._machine.handle(Event.HOLD, stale, Cause.STATE)
 
     def _target(self, now_ns: int) -> Vector | None:
@@ -345,8 +344,7 @@ class Controller:
             self._queue.offer(chunk, now_ns, hold)
         except ImplausibleChunkError as implausible:
             if not self.lockstep:
-                raise
-            # Live it would hold until the next plan; here no time passes without set-points.
+                raise  # the robot holds until the next plan; in lock-step time would stand still
             self._refuse(str(implausible))
             self._queue.offer(chunk, now_ns, hold, still=True)
 
@@ -357,8 +355,7 @@ class Controller:
 
     def _arrival(self, now_ns: int) -> int:
         """In lock-step everything happens at the time of the newest state."""
-        newest = self._measured.stamp
-        return newest if self.lockstep and newest is not None else now_ns
+        return (self._measured.stamp or now_ns) if self.lockstep else now_ns
 
     def _must_wait(self, chunk: ActionChunk, now_ns: int) -> bool:
         """Whether a chunk is ahead of what it needs; raises ChunkRefusedError if it is hopeless."""
