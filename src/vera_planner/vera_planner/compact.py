@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,11 @@ def to_frames(signal: torch.Tensor) -> Image:
     """The inverse of `to_signal`, rounded to uint8."""
     levels = ((signal + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(levels.movedim(-3, -1).numpy())
+
+
+def default_threads() -> int:
+    """One core is left to the rest of the graph: torch's threads wait for each other spinning."""
+    return max(1, min(4, (os.cpu_count() or 1) - 1))
 
 
 class CompactPlanner:
@@ -66,11 +72,10 @@ class CompactPlanner:
 
         Args:
             info: a planner's checkpoint.
-            threads: CPU threads of this process's torch; its default if None.
+            threads: CPU threads of this process's torch; `default_threads` if None.
             steps: sampling steps.
         """
-        if threads is not None:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads or default_threads())
         network = build(NetworkConfig(**info.config))
         network.load_state_dict(
             {name: torch.from_numpy(array).float() for name, array in info.tensors().items()}

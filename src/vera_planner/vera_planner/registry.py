@@ -31,7 +31,7 @@ def make_planner(
         checkpoint: name or path; the contract's default if None.
         provider: where the oracle gets the expert's future from; the others need none.
         steps: sampling steps; the planner's default if None.
-        threads: CPU threads; torch's default if None.
+        threads: CPU threads; all but one core, at most 4, if None.
 
     Raises:
         ValueError: an unknown planner, or an oracle without a provider.
