@@ -61,7 +61,7 @@ class PlannerNode(VeraNode):
     def setup(self) -> None:
         name = self.param('planner', '', "empty = the contract's", choices=('', *PLANNERS))
         checkpoint = self.param('checkpoint', '', "name or path; empty = the contract's")
-        threads = self.param('threads', 0, 'CPU threads of the planner; 0 = all cores but one', low=0)
+        threads = self.param('threads', 0, 'CPU threads; 0 = all cores but one', low=0)
         steps = self.param('steps', 0, "sampling steps; 0 = the planner's choice", low=0)
         self._lockstep = self.param('lockstep', False, 'plan when the last plan was executed')
         self._seed = self.param('seed', 0, 'base seed of all plans', low=0)
