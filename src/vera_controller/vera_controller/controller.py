@@ -273,10 +273,8 @@ class Controller:
             self._home = self._waiting = None
 
     def _elapsed(self) -> float:
-        now = self._clock.now()
-        dt = self._period if self._last_tick is None else ns_to_seconds(now - self._last_tick)
-        self._last_tick = now
-        return dt
+        last, self._last_tick = self._last_tick, self._clock.now()
+        return self._period if last is None else ns_to_seconds(self._last_tick - last)
 
     def _watch(self, now_ns: int) -> None:
         if self._last_now is not None and now_ns < self._last_now - DISORDER_NS:
@@ -355,7 +353,8 @@ class Controller:
 
     def _arrival(self, now_ns: int) -> int:
         """In lock-step everything happens at the time of the newest state."""
-        return (self._measured.stamp or now_ns) if self.lockstep else now_ns
+        newest = self._measured.stamp if self.lockstep else None
+        return now_ns if newest is None else newest
 
     def _must_wait(self, chunk: ActionChunk, now_ns: int) -> bool:
         """Whether a chunk is ahead of what it needs; raises ChunkRefusedError if it is hopeless."""
