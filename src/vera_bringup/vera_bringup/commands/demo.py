@@ -197,12 +197,14 @@ class _Performance:
         return outcome
 
     def _compare(self, task: Task, goal_id: int) -> None:
-        """Keep the plan of this goal that moves most, with what really came of it."""
-        plans = [plan for plan in self._watcher.plans if plan.goal_id == goal_id]
+        """Keep the plan of this goal that was followed longest, with what really came of it."""
+        watcher = self._watcher
+        plans = [plan for plan in watcher.plans if plan.goal_id == goal_id]
         if not plans:
             return
-        plan = max(plans, key=lambda p: p.motion)
-        stamps = (plan.anchor_stamp, *plan.frame_stamps)
+        plan = max(plans, key=lambda p: (watcher.execution(p)[1], p.motion))
+        late = watcher.execution(plan)[0] - plan.anchor_stamp
+        stamps = (plan.anchor_stamp, *(stamp + late for stamp in plan.frame_stamps))
         self._comparisons.append(
             Comparison(
                 title=task.prompt,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image as ImageMsg
 
 from vera_bringup.nodes.client import VeraClient
+from vera_core.clocks import seconds_to_ns
 from vera_core.contract import Contract
 from vera_core.nodes.convert import frames_from_msgs, image_from_msg, stamp_from_msg
 from vera_core.nodes.qos import CHUNK, IMAGE, PLAN
-from vera_msgs.msg import ActionChunk, VisualPlan
+from vera_msgs.msg import ActionChunk, ControllerStatus, VisualPlan
 
 CAMERA_SECONDS = 60.0  # of frames kept to lay beside imagined ones
 
@@ -24,6 +26,7 @@ class SeenPlan:
     """One visual plan: anchor uint8 [H, W, 3], frames uint8 [M, H, W, 3], stamps in ns."""
 
     goal_id: int
+    plan_seq: int
     anchor_stamp: int
     anchor: NDArray[np.uint8]
     frames: NDArray[np.uint8]
@@ -45,6 +48,7 @@ class Watcher(VeraClient):
         self._camera = contract.cameras[0]
         self.plans: list[SeenPlan] = []
         self.chunk_latencies: list[float] = []
+        self._executed: dict[tuple[int, int], tuple[int, int]] = {}
         self._frames: deque[tuple[int, ImageMsg]] = deque(
             maxlen=int(CAMERA_SECONDS * self._camera.rate)
         )
@@ -56,6 +60,22 @@ class Watcher(VeraClient):
         self.node.create_subscription(ActionChunk, 'action_chunk', self._on_chunk, CHUNK)
         return self
 
+    def _remember(self, message: Any) -> None:
+        super()._remember(message)
+        if isinstance(message, ControllerStatus) and message.plan_seq:
+            now = stamp_from_msg(message)
+            key = message.goal_id, message.plan_seq
+            first, _ = self._executed.get(key, (now - seconds_to_ns(message.plan_age), now))
+            self._executed[key] = first, now
+
+    def execution(self, plan: SeenPlan) -> tuple[int, int]:
+        """When the controller began this plan, and for how long it followed it at least [ns].
+
+        A robot at rest begins a late plan when it arrives, not at its anchor.
+        """
+        first, last = self._executed.get((plan.goal_id, plan.plan_seq), (plan.anchor_stamp, 0))
+        return first, max(0, last - first)
+
     def _on_image(self, message: ImageMsg) -> None:
         self._frames.append((stamp_from_msg(message), message))
 
@@ -63,6 +83,7 @@ class Watcher(VeraClient):
         self.plans.append(
             SeenPlan(
                 goal_id=message.goal_id,
+                plan_seq=message.plan_seq,
                 anchor_stamp=stamp_from_msg(message),
                 anchor=image_from_msg(message.anchor).copy(),
                 frames=frames_from_msgs(message.frames),
