@@ -54,7 +54,10 @@ def measure(
         raise ValueError(f'embodiment {contract.embodiment!r} has no simulated environment')
     camera = contract.cameras[0]
     env = make_environment(contract.sim.environment, contract.sim.options, camera.height)
-    right, wrong, moving, absent = [], [], [], []
+    right: list[list[float]] = []
+    wrong: list[list[float]] = []
+    moving: list[float] = []
+    absent: list[float] = []
     for index in tqdm(range(scenes), desc='scenes', disable=not progress):
         env.reset(mix(seed, index, 77))
         rng = np.random.default_rng(mix(seed, index))

@@ -46,6 +46,9 @@ class SimEnvironment(Environment, Protocol):
     def inside(self) -> NDArray[np.bool_]:
         """Whether the tip is inside each object."""
 
+    def tip(self) -> Float:
+        """Where the tip is, pixels of the canvas."""
+
     def parse(self, text: str) -> str | None:
         """The object that a goal in words names, or None."""
 
@@ -243,7 +246,9 @@ class SimWorld:
         frame = (self.stamp - self._origin) // self.contract.video.frame_period_ns
         if frame > self._judged:
             self._judged = frame
-            found = self._judge.observe(self.env.objects, self.env.inside())
+            found = self._judge.observe(
+                self.env.objects, self.env.inside(), self.env.tip()
+            )
             self._dwelled = self._dwelled or found or ''
 
 

@@ -115,12 +115,21 @@ def test_a_finger_without_discs_has_no_instruction():
         FingerEnv(discs=0, size=16).instruction(np.random.default_rng(0))
 
 
-def test_the_judge_wants_the_tip_to_stay():
-    judge = DwellJudge(dwell=3)
+def verdicts(inside, tips, **rule):
+    judge = DwellJudge(dwell=3, **rule)
     names = ('red', 'blue')
-    seen = [(1, 0), (1, 0), (0, 0), (1, 0), (1, 0), (1, 0)]
-    verdicts = [judge.observe(names, np.array(row, dtype=bool)) for row in seen]
-    assert verdicts == [None] * 5 + ['red']
+    rows = zip(inside, tips, strict=True)
+    return [judge.observe(names, np.array(row, bool), np.array([x, 0.0])) for row, x in rows]
+
+
+def test_the_judge_wants_the_tip_to_stay():
+    inside = [(1, 0), (1, 0), (0, 0), (1, 0), (1, 0), (1, 0)]
+    assert verdicts(inside, [0.0] * 6) == [None] * 5 + ['red']
+
+
+def test_passing_through_a_disc_is_not_touching_it():
+    inside = [(0, 1)] * 6
+    assert verdicts(inside, [0, 2, 4, 6, 7, 7.5], rest=3.0) == [None] * 4 + ['blue'] * 2
 
 
 def test_progress_grows_from_nothing_to_all_of_the_way():

@@ -170,17 +170,25 @@ class FingerEnv:
 
 
 class DwellJudge:
-    """Decides an episode: the tip must stay inside a disc for `dwell` frames in a row."""
+    """Decides an episode: the tip must come to rest inside a disc.
 
-    def __init__(self, dwell: int = 5) -> None:
+    That is: be inside it for `dwell` frames in a row and move by no more than `rest` canvas pixels
+    over them. A straight path to one disc may well lead across another: passing is not touching.
+    """
+
+    def __init__(self, dwell: int = 5, rest: float = 3.0) -> None:
         self.dwell = dwell
-        self._streak: dict[str, int] = {}
+        self.rest = rest
+        self._tips: dict[str, list[Float]] = {}
 
-    def observe(self, objects: tuple[str, ...], inside: NDArray[np.bool_]) -> str | None:
-        """Feed one frame; the name of the disc in which the tip has dwelled, or None."""
+    def observe(
+        self, objects: tuple[str, ...], inside: NDArray[np.bool_], tip: Float
+    ) -> str | None:
+        """Feed one frame; the name of the disc in which the tip has come to rest, or None."""
         for name, within in zip(objects, inside, strict=True):
-            self._streak[name] = self._streak.get(name, 0) + 1 if within else 0
-            if self._streak[name] >= self.dwell:
+            tips = [*self._tips.get(name, []), tip][-self.dwell :] if within else []
+            self._tips[name] = tips
+            if len(tips) == self.dwell and np.linalg.norm(tips[-1] - tips[0]) <= self.rest:
                 return name
         return None
 

@@ -22,6 +22,8 @@ def run(embodiment: str, scenes: int, planner_checkpoint: str, seed: int, as_jso
         raise CommandError(str(error)) from error
     gap, low, high = found.gap()
     still = SettleRule().still_motion
+    moves = float((found.moving >= still).mean())
+    stays = float((found.absent < still).mean())
     row = {
         'n': scenes,
         'seed': seed,
@@ -30,14 +32,14 @@ def run(embodiment: str, scenes: int, planner_checkpoint: str, seed: int, as_jso
         'ci_high': round(high, 3),
         'psnr_right': [round(float(v), 2) for v in found.right.mean(0)],
         'psnr_wrong': [round(float(v), 2) for v in found.wrong.mean(0)],
-        'present_moves': round(float((found.moving >= still).mean()), 4),
-        'absent_still': round(float((found.absent < still).mean()), 4),
+        'present_moves': round(moves, 4),
+        'absent_still': round(stays, 4),
     }
     print(
         f'frame {found.right.shape[1]}: {gap:.2f} dB better when asked rightly '
         f'(95% interval {low:.2f} to {high:.2f}, n = {scenes})\n'
-        f'asked for what is there, {100 * row["present_moves"]:.0f}% of the plans move; '
-        f'asked for what is not, {100 * row["absent_still"]:.0f}% stay still'
+        f'asked for what is there, {100 * moves:.0f}% of the plans move; '
+        f'asked for what is not, {100 * stays:.0f}% stay still'
     )
     if as_json:
         print(json.dumps(row))
