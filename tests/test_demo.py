@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_tasks_are_repeatable_and_differ():
     assert tasks == make_tasks(contract, 5, 0)
     assert tasks != make_tasks(contract, 5, 1)
     assert len({task.seed for task in tasks}) == 5
-    assert all(a.target != b.target for a, b in zip(tasks, tasks[1:], strict=False))
+    assert all(a.target != b.target for a, b in pairwise(tasks))
     assert all(task.target in task.prompt for task in tasks)
 
 

@@ -1,4 +1,4 @@
-"""`vera eval` without ROS: the loop reaches its goals, a blind one does not, and it is repeatable."""
+"""`vera eval` without ROS: the loop reaches its goals, a blind one does not, always alike."""
 
 from __future__ import annotations
 
