@@ -279,8 +279,13 @@ def plot_curve(curve: list[dict[str, float]], file: Path) -> None:
     left.set(xlabel='step', ylabel='training loss', yscale='log')
     for key in sorted(k for k in curve[0] if k.startswith('psnr')) if curve else []:
         style = '-' if key.endswith('right') else '--'
-        right.plot(steps, [row[key] for row in curve], style, label=key.replace('psnr', 'frame '))
+        right.plot(steps, [row[key] for row in curve], style, label=_curve_label(key))
     right.set(xlabel='step', ylabel='PSNR at episode start [dB]')
-    right.legend(frameon=False)
+    right.legend(frameon=False, fontsize=8, loc='center right')
     figure.savefig(file, dpi=110)
     plt.close(figure)
+
+
+def _curve_label(key: str) -> str:
+    frame, asked = key.removeprefix('psnr').split('_')
+    return f'frame {frame}, asked {asked}ly'
