@@ -22,9 +22,7 @@ app = typer.Typer(
     context_settings={'help_option_names': ['-h', '--help']},
 )
 train = typer.Typer(help='Train the networks of one embodiment.', no_args_is_help=True)
-bench = typer.Typer(
-    help='Measure this machine, and the planner on it.', no_args_is_help=True
-)
+bench = typer.Typer(help='Measure this machine, and the planner on it.', no_args_is_help=True)
 app.add_typer(train, name='train')
 app.add_typer(bench, name='bench')
 
