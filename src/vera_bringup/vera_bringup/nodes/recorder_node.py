@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -16,9 +18,10 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from vera_bringup.recording import Recording
@@ -129,14 +132,17 @@ class RecorderNode(Node):
 
 def main() -> int:
     """Entry point of recorder_node; SIGINT and SIGTERM finish the file and leave exit code 0."""
-    rclpy.init()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    # rclpy's own handlers would pull the context away from under a running wait.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = RecorderNode()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        while not stop.is_set():
+            executor.spin_once(timeout_sec=0.1)
     finally:
         node.close()
         node.destroy_node()
