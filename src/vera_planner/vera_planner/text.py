@@ -36,6 +36,9 @@ class SentenceEncoder:
     def __init__(self) -> None:
         folder = _model_folder()
         from transformers import AutoModel, AutoTokenizer  # slow to import: only when needed
+        from transformers.utils import logging as loading
+
+        loading.disable_progress_bar()  # it loads in a blink, and writes into everybody's logs
 
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._model = AutoModel.from_pretrained(folder, local_files_only=True).float().eval()
