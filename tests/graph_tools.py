@@ -13,23 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from vera_bringup.environment import require_ports
+from vera_bringup.environment import PARTICIPANTS, free_participants
 
 FIRST_DOMAIN = 50  # up to 100: clear of the ports that the system hands out by itself
 _used = (os.getpid() % 25) * 2
 
 
 def unique_domain() -> int:
-    """A ROS domain that no other test of this run uses, with free ports."""
+    """A ROS domain on which nobody is, not even another run of the tests."""
     global _used
     for _ in range(50):
         _used += 1
         domain = FIRST_DOMAIN + _used % 50
-        try:
-            require_ports(domain, 25)
-        except ValueError:
-            continue
-        return domain
+        if free_participants(domain) == PARTICIPANTS:
+            return domain
     raise RuntimeError('no free ROS domain for the tests')
 
 

@@ -253,8 +253,8 @@ def test_without_frames_a_goal_waits_and_then_gives_up_naming_the_topic(world, w
     wait_for(lambda: world.statuses[-1].goal_id == 1)
     assert 'waits for camera frames' in world.statuses[-1].message
     done = world.until(GoalStatus.ABORTED)
-    assert done.message == f'no camera frames on {CAMERA} for 1 s'
-    assert 0.9 < time.monotonic() - began < 5
+    assert done.message == f'no camera frames on {CAMERA} for 3 s'
+    assert 2.9 < time.monotonic() - began < 9
 
 
 def test_frames_that_stop_end_the_goal(world, wait_for):
