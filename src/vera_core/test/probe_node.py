@@ -38,6 +38,7 @@ class ProbeNode(VeraNode):
         self.say('start')
         if self.mode == 'no-start':
             raise RuntimeError('the arm does not answer')
+        self.words.publish(String(data='begun'))
         self.create_timer(1 / self.rate, self.on_timer)
         self.report('arm', ERROR, 'is cold', temperature=4)
 

@@ -352,9 +352,10 @@ def test_the_last_word_of_halt_is_heard_after_a_signal(ros, probe):
     other.create_subscription(String, 'words', lambda msg: heard.append(msg.data), LATCHED)
     process = probe()
     process.wait_for('start')
-    spin_until(executor, lambda: other.count_publishers('words') == 1)
+    # Seeing a publisher is not yet being seen by it: only what was heard proves that.
+    spin_until(executor, lambda: heard == ['begun'])
     process.process.send_signal(signal.SIGINT)
-    spin_until(executor, lambda: heard == ['safe'])
+    spin_until(executor, lambda: heard == ['begun', 'safe'])
     assert process.finish() == 0
     other.destroy_node()
 
