@@ -11,8 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
-
 from vera_bringup.environment import PARTICIPANTS, free_participants
 
 FIRST_DOMAIN = 50  # up to 100: clear of the ports that the system hands out by itself
@@ -28,17 +26,6 @@ def unique_domain() -> int:
         if free_participants(domain) == PARTICIPANTS:
             return domain
     raise RuntimeError('no free ROS domain for the tests')
-
-
-def needs_planner() -> None:
-    """Skip unless the compact planner's checkpoint is there."""
-    from vera_core.contract import load_contract
-    from vera_planner.registry import make_planner
-
-    try:
-        make_planner('compact', load_contract('finger'))
-    except ValueError as error:
-        pytest.skip(f'no compact planner: {error}')
 
 
 class Vera:

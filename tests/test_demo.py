@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from graph_tools import Vera, needs_planner, processes_of, unique_domain, vera
+from graph_tools import Vera, processes_of, unique_domain, vera
 from vera_bringup.demo import Outcome, Task, enough, make_tasks, metrics
 from vera_core.contract import load_contract
 
@@ -71,7 +71,6 @@ def test_demo_with_the_oracle(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_demo_with_the_compact_planner(tmp_path):
-    needs_planner()
     play(tmp_path, 'compact', 5)
 
 

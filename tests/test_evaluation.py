@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from graph_tools import needs_planner, vera
+from graph_tools import vera
 from vera_bringup.evaluation import EvaluationOptions, evaluate, evaluation_contract
 from vera_bringup.lockstep import RandomMotion
 
@@ -62,7 +62,6 @@ def test_json_on_the_last_line(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_compact_planner_reaches_most_goals():
-    needs_planner()
     results = list(evaluate(CONTRACT, EvaluationOptions(planner='compact', episodes=20, seed=11)))
-    # 85% is what it must reach on 200 episodes; 12 of 20 is far below that, not by chance.
-    assert sum(r.success for r in results) >= 12
+    # 96% of 200 in docs/results/planner.md: fewer than 16 of 20 is hardly chance.
+    assert sum(r.success for r in results) >= 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graph_tools import needs_planner, unique_domain
+from graph_tools import unique_domain
 from vera_bringup.evaluation import EvaluationOptions, evaluate, evaluation_contract
 from vera_bringup.ros_evaluation import evaluate_through_ros
 
@@ -42,5 +42,4 @@ def test_oracle_gives_the_same_actions_with_and_without_ros(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_compact_gives_the_same_actions_with_and_without_ros(tmp_path):
-    needs_planner()
     compare('compact', tmp_path)
