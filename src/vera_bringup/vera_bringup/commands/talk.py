@@ -58,6 +58,10 @@ def status(as_json: bool, domain: str | None, namespace: str) -> None:
             # A simulator is not expected, but if there is one it takes its time to be discovered.
             client.until(lambda: client.sim is not None, 1.5)
             client.until(client.complete, 3.0)
+            # A node's word may arrive before its name does.
+            heard = {'controller': client.controller, 'planner': client.goal, 'sim': client.sim}
+            named = {name for name, word in heard.items() if word is not None}
+            client.until(lambda: named <= set(client.nodes()), 1.0)
         nodes = client.nodes()
         report = {'domain': number, 'namespace': space, 'nodes': nodes, **_statuses(client)}
     if not nodes:

@@ -166,8 +166,8 @@ class PlannerNode(VeraNode):
         self._statuses.publish(goal_to_msg(goal, self.now_ns()))
         self._server.on_goal(goal)
         if goal.goal_id and (not goal.active or goal.plans == 0):
-            text = f'goal {goal.goal_id} {goal.state.name}: {goal.prompt!r} {goal.message}'
-            self.get_logger().info(text.strip())
+            text = f'goal {goal.goal_id} {goal.state.name}: {goal.prompt!r}: {goal.message}'
+            self.get_logger().info(text.rstrip(': '))
 
     def _on_controller(self, msg: ControllerStatus) -> None:
         self._controller = STATES[msg.state] if msg.state < len(STATES) else str(msg.state)
