@@ -23,6 +23,7 @@ class NoiseConfig:
         drop_history: probability that all context but the anchor is pure noise; without it the
             planner extrapolates the motion it sees and ignores the words.
         clean_context: probability that the context is clean rather than slightly noised.
+        noisy_context: the highest level of slightly noised context.
         pure_future: probability that the whole future starts from nearly pure noise, as the
             first step of sampling does.
     """
@@ -75,8 +76,6 @@ def sample(
     look_ahead: int,
     steps: int,
     generator: torch.Generator,
-    guidance: float = 1.0,
-    null_text: Tensor | None = None,
 ) -> Tensor:
     """Future frames [B, M, 3, H, W] in -1..1, by `steps` Euler steps from noise.
 
@@ -94,9 +93,6 @@ def sample(
         levels[:, slots:] = t
         frames = torch.cat([past, z], dim=1)
         clean = network(frames, levels, text)
-        if guidance != 1.0 and null_text is not None:
-            other = network(frames, levels, null_text)
-            clean = other + guidance * (clean - other)
         noise = (z - (1 - t) * clean) / t
         z = (1 - s) * clean + s * noise
     return clean.clamp(-1, 1)
