@@ -86,14 +86,25 @@ class Translation:
 
 @runtime_checkable
 class Translator(Protocol):
-    """Imagined motion -> actions of one embodiment."""
+    """Imagined motion -> actions of one embodiment.
+
+    Attributes:
+        needs_state: whether `translate` wants the joint positions; others ignore them.
+    """
 
     translator_id: str
     checkpoint_hash: str
     channels: tuple[str, ...]
+    needs_state: bool
 
-    def translate(self, anchor: Image, frames: Image) -> Translation:
-        """Anchor uint8 [H, W, 3] and frames uint8 [K, H, W, 3] -> K actions."""
+    def translate(
+        self, anchor: Image, frames: Image, state: NDArray[np.float64] | None = None
+    ) -> Translation:
+        """Anchor uint8 [H, W, 3] and frames uint8 [K, H, W, 3] -> K actions.
+
+        `state`: float64 [joints], measured positions [rad or m] when the anchor was taken, in the
+        order of the contract's joints.
+        """
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class JacobianTranslator:
     """
 
     translator_id = 'jacobian'
+    needs_state = False
 
     def __init__(
         self,
@@ -119,11 +120,18 @@ class JacobianTranslator:
         """Of the estimator in use."""
         return self._model.flow_id
 
-    def translate(self, anchor: Image, frames: Image) -> Translation:
-        """Anchor uint8 [H, W, 3] and frames uint8 [K, H, W, 3] -> K actions, contract units."""
-        return self.explain(anchor, frames)[0]
+    def translate(
+        self, anchor: Image, frames: Image, state: NDArray[np.float64] | None = None
+    ) -> Translation:
+        """Anchor uint8 [H, W, 3] and frames uint8 [K, H, W, 3] -> K actions, contract units.
 
-    def explain(self, anchor: Image, frames: Image) -> tuple[Translation, Explanation]:
+        `state` is ignored: the images say where the joints are.
+        """
+        return self.explain(anchor, frames, state)[0]
+
+    def explain(
+        self, anchor: Image, frames: Image, state: NDArray[np.float64] | None = None
+    ) -> tuple[Translation, Explanation]:
         """The translation and what it was made of; K pairs go through as one batch.
 
         A step whose flow or Jacobian says nothing gets a zero action and a problem; no action
