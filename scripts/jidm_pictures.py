@@ -17,7 +17,7 @@ from vera_core.checkpoint import find_checkpoint
 from vera_core.contract import load_contract
 from vera_jidm.flow import make_flow
 from vera_jidm.model import load_model
-from vera_jidm.network import GRID
+from vera_jidm.models.convolutional import GRID
 from vera_jidm.pictures import flow_colours
 from vera_jidm.registry import SHIPPED
 from vera_sim import make_environment

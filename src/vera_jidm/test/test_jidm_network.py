@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vera_jidm.network import JacobianNet, NetworkConfig
+from vera_jidm.models.convolutional import JacobianNet, NetworkConfig
 
 
 def test_size_and_shapes():

@@ -10,7 +10,7 @@ from vera_core.contract import load_contract
 from vera_core.seams import JacobianModel, Translator
 from vera_jidm.flow import DisFlow, FarnebackFlow, FlowError
 from vera_jidm.model import Scales, TrainedJacobian, config_of, load_model
-from vera_jidm.network import JacobianNet, NetworkConfig
+from vera_jidm.models.convolutional import JacobianNet, NetworkConfig
 from vera_jidm.registry import SHIPPED, UnknownTranslatorError, make_translator
 from vera_jidm.translator import JacobianTranslator, TranslationError
 

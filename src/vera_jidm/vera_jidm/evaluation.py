@@ -12,7 +12,7 @@ from vera_jidm import ridge as ridge_solve
 from vera_jidm.dataset import AnalyticSource, EstimatedSource, ShardFolder, TransitionStore
 from vera_jidm.flow import ANALYTIC, make_flow
 from vera_jidm.model import TrainedJacobian
-from vera_jidm.network import GRID
+from vera_jidm.models.convolutional import GRID
 
 CHUNK = 50
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812  (the usual name)
 
 from vera_core.checkpoint import CheckpointError, CheckpointInfo
 from vera_core.seams import Array, Image
-from vera_jidm.network import GRID, JacobianNet, NetworkConfig
+from vera_jidm.models import JacobianNetwork, build
 
 # Actions beyond this many times the largest training action are scaled down to it.
 LIMIT_FACTOR = 2.0
@@ -71,7 +71,7 @@ class TrainedJacobian:
         ridge: relative ridge of its solves.
     """
 
-    def __init__(self, net: JacobianNet, scales: Scales, flow_id: str, ridge: float) -> None:
+    def __init__(self, net: JacobianNetwork, scales: Scales, flow_id: str, ridge: float) -> None:
         self.net = net.eval()
         self.scales = scales
         self.flow_id = flow_id
@@ -82,7 +82,8 @@ class TrainedJacobian:
         J, _ = self.grid(images)
         unit = torch.from_numpy(self.scales.flow / self.scales.action).float()
         J = J * unit[:, None, None, None]
-        n, h, w = J.shape[1], J.shape[3] * GRID, J.shape[4] * GRID
+        n, grid = J.shape[1], self.net.config.grid
+        h, w = J.shape[3] * grid, J.shape[4] * grid
         full = F.interpolate(J.flatten(1, 2), size=(h, w), mode='nearest')
         return full.unflatten(1, (n, 2)).permute(0, 3, 4, 2, 1).contiguous().numpy()
 
@@ -98,7 +99,7 @@ def to_tensor(images: Image) -> Tensor:
     return torch.from_numpy(planar).float().div_(255)
 
 
-def config_of(net: JacobianNet, scales: Scales, flow_id: str, ridge: float) -> dict[str, Any]:
+def config_of(net: JacobianNetwork, scales: Scales, flow_id: str, ridge: float) -> dict[str, Any]:
     """The `config` of a checkpoint."""
     return {
         'network': net.config.to_dict(),
@@ -115,7 +116,7 @@ def load_model(info: CheckpointInfo) -> TrainedJacobian:
         CheckpointError: its config or its weights do not make a Jacobian network.
     """
     try:
-        net = JacobianNet(NetworkConfig.from_dict(info.config['network']))
+        net = build(info.config['network'])
         scales = Scales.from_dict(info.config['scales'])
         flow_id, ridge = str(info.config['flow_id']), float(info.config['ridge'])
     except (KeyError, TypeError, ValueError) as error:

@@ -36,7 +36,7 @@ from vera_jidm.dataset import (
 from vera_jidm.evaluation import evaluate
 from vera_jidm.flow import ANALYTIC, make_flow
 from vera_jidm.model import Scales, TrainedJacobian, config_of, to_tensor
-from vera_jidm.network import GRID, JacobianNet, NetworkConfig
+from vera_jidm.models.convolutional import GRID, JacobianNet, NetworkConfig
 from vera_jidm.progress import LearningCurve, load_state, save_state
 from vera_jidm.recipe import TrainingConfig, TrainingError
 

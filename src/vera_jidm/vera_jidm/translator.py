@@ -16,7 +16,7 @@ from vera_core.seams import Array, Image, Translation
 from vera_jidm import ridge
 from vera_jidm.flow import FlowPair, PairFlow, make_flow
 from vera_jidm.model import TrainedJacobian, load_model
-from vera_jidm.network import GRID
+from vera_jidm.models.convolutional import GRID
 
 MODES = ('stacked', 'paper')
 # Flow that an estimator reports where nothing moves, rms over all cells [px]: motion below it

@@ -8,60 +8,45 @@ pixel coordinates: a Jacobian depends on where a pixel is relative to each joint
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the usual name)
+
+from vera_jidm.models.base import JacobianConfig, JacobianNetwork
 
 # Cells of the output are GRID x GRID pixels of the canvas.
 GRID = 2
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(JacobianConfig):
     """Size of a network.
 
     Attributes:
-        channels: n, action channels.
         height, width: canvas in pixels, multiples of 16.
         stem: features at half resolution.
         widths: features of the trunk at 1/4, 1/8, 1/16 of the canvas.
         merge: features of the last stage, at half resolution.
-        gradient_rows: whether weights for the gradient rows are predicted and used.
     """
 
-    channels: int
-    height: int
-    width: int
+    family: ClassVar[str] = 'convolutional'
+
     stem: int = 16
     widths: tuple[int, ...] = (32, 64, 128)
     merge: int = 24
-    gradient_rows: bool = True
 
     def __post_init__(self) -> None:
-        if self.channels < 1:
-            raise ValueError(f'channels is {self.channels}; a Jacobian needs at least one')
+        super().__post_init__()
+        if self.grid != GRID:
+            raise ValueError(f'grid is {self.grid}; this family has {GRID} px')
         step = 4 * 2 ** (len(self.widths) - 1)
         for name in ('height', 'width'):
             value = getattr(self, name)
             if value < step or value % step:
                 raise ValueError(f'canvas {name} is {value} px; it must be a multiple of {step}')
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a checkpoint's JSON."""
-        return {**asdict(self), 'widths': list(self.widths)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> NetworkConfig:
-        """From a checkpoint's JSON; raises ValueError naming what is missing or unknown."""
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        missing = sorted({'channels', 'height', 'width'} - set(values))
-        if unknown or missing:
-            raise ValueError(f'network config: unknown {unknown}, missing {missing}')
-        return cls(**{**values, 'widths': tuple(values.get('widths', cls.widths))})
 
 
 class Residual(nn.Module):
@@ -83,13 +68,11 @@ class Residual(nn.Module):
         return x + y
 
 
-class JacobianNet(nn.Module):
-    """RGB -> per-cell Jacobian and row weights.
+class JacobianNet(JacobianNetwork):
+    """The network of this file; input and output as in `JacobianNetwork`."""
 
-    `forward(images [B, 3, H, W] in 0..1)` gives J [B, n, 2, H/2, W/2] in normalised units (flow
-    over its training rms, actions over their training deviation) and weights [B, 3, H/2, W/2] > 0.
-    """
-
+    family = 'convolutional'
+    config: NetworkConfig
     coordinates: Tensor
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -113,7 +96,7 @@ class JacobianNet(nn.Module):
         self.register_buffer('coordinates', torch.stack([x, y])[None], persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """See `JacobianNetwork`."""
         b = images.shape[0]
         x = torch.cat([4 * images - 2, self.coordinates.expand(b, -1, -1, -1)], dim=1)
         fine = self.stem1(x)
@@ -134,8 +117,3 @@ class JacobianNet(nn.Module):
         n = self.config.channels
         J = out[:, : 2 * n].unflatten(1, (n, 2))
         return J, F.softplus(out[:, 2 * n :]) + 1e-3
-
-    @property
-    def parameters_count(self) -> int:
-        """Number of trained values."""
-        return sum(p.numel() for p in self.parameters())
