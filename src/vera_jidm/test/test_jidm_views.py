@@ -26,7 +26,8 @@ def contract(cameras, height=64, width=192):
 def test_boxes_follow_the_canvas_left_to_right_and_leave_the_padding_out():
     boxes = view_boxes(contract([('top', 96, 64), ('wrist', 64, 64)]), {'wrist': 3})
     assert boxes == (
-        ViewBox('top', 0, 0, 96, 64, 1.0), ViewBox('wrist', 96, 0, 160, 64, 3.0),
+        ViewBox('top', 0, 0, 96, 64, 1.0),
+        ViewBox('wrist', 96, 0, 160, 64, 3.0),
     )
     weight = row_weights(boxes, 64, 192, 2)
     assert weight.shape == (3, 32, 96) and weight.dtype == np.float32
