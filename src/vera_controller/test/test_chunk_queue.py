@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vera_controller.chunk_queue import ChunkQueue, ChunkRefusedError, UnsupportedChannelError
-from vera_controller.state_history import StateHistory
 from vera_core.contract import Channel, load_contract
+from vera_core.state_history import StateHistory
 
 MS = 1_000_000
 T0 = 1_795_000_000_000_000_000

@@ -7,9 +7,9 @@ import pytest
 
 from vera_controller.late_plans import PATIENCE_NS, from_rest
 from vera_controller.limits import Limits
-from vera_controller.state_history import StateHistory
 from vera_core.chunk import ActionChunk
 from vera_core.contract import load_contract
+from vera_core.state_history import StateHistory
 
 CONTRACT = load_contract('finger')
 LIMITS = Limits.from_contract(CONTRACT)

@@ -9,8 +9,8 @@ import numpy as np
 
 from vera_controller.limits import Vector
 from vera_controller.polyline import Polyline
-from vera_controller.state_history import HistoryError, StateHistory
 from vera_core.clocks import ns_to_seconds, seconds_to_ns
+from vera_core.state_history import HistoryError, StateHistory
 
 if TYPE_CHECKING:
     from vera_core.chunk import ActionChunk

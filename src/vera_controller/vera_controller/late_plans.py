@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from vera_controller.limits import Limits
-from vera_controller.state_history import HistoryError, StateHistory
 from vera_core.chunk import ActionChunk
 from vera_core.clocks import NS_PER_S
+from vera_core.state_history import HistoryError, StateHistory
 
 # A joint no further than this from where it was, in seconds at its velocity limit, stood still.
 STOOD_S = 0.01

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vera_controller.limits import Limits, Vector
-from vera_controller.state_history import StateHistory
 from vera_core.clocks import NS_PER_S, Watchdog, ns_to_seconds
+from vera_core.state_history import StateHistory
 
 if TYPE_CHECKING:
     from vera_core.clocks import Clock

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vera_controller.state_history import HistoryError, StateHistory
+from vera_core.state_history import HistoryError, StateHistory
 
 MS = 1_000_000
 # Stamps of our time need more digits than a double has.

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from vera_controller.limits import Vector
+import numpy as np
+from numpy.typing import NDArray
+
 from vera_core.clocks import ns_to_seconds, seconds_to_ns
+
+Vector = NDArray[np.float64]
 
 
 class HistoryError(LookupError):
