@@ -215,10 +215,12 @@ class _Episode:
         return plan
 
     def _translate(self, request: PlanRequest, plan: Plan) -> Translation:
-        assert self.loop._translator is not None
+        translator = self.loop._translator
+        assert translator is not None
+        state = self.world.positions_at(request.anchor) if translator.needs_state else None
         committed = plan.frames[: self.contract.video.committed]
         with one_thread():
-            return self.loop._translator.translate(request.context[-1], committed)
+            return translator.translate(request.context[-1], committed, state)
 
     def _execute(self, anchor: int, values: Any, residual: Any, observability: Any) -> None:
         chunk = ActionChunk(

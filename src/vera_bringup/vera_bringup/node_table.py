@@ -136,6 +136,7 @@ def node_table(
             'translator',
             translator=translator,
             checkpoint=options.translator_checkpoint,
+            lockstep=options.lockstep,
         ),
         node(
             'vera_planner',

@@ -190,10 +190,10 @@ def test_the_newest_plan_wins(world):
     gate, begun = threading.Event(), threading.Event()
     explain = world.node._translator.explain
 
-    def slow(anchor, frames):
+    def slow(anchor, frames, state):
         begun.set()
         assert gate.wait(20)
-        return explain(anchor, frames)
+        return explain(anchor, frames, state)
 
     world.node._translator.explain = slow
     world.plans.publish(plan(1))

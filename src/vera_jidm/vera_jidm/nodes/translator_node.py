@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sensor_msgs.msg import Image as ImageMsg
+from sensor_msgs.msg import JointState
 
 from vera_core.chunk import ActionChunk, ChunkError
 from vera_core.clocks import ns_to_seconds
 from vera_core.image_codec import ImageError
 from vera_core.nodes.base import OK, WARN, VeraNode, run_node
 from vera_core.nodes.convert import (
+    StateError,
     canvas_to_image_msg,
     chunk_to_msg,
     frames_from_msgs,
     image_from_msg,
+    joints_from_msg,
     stamp_from_msg,
 )
-from vera_core.nodes.qos import CHUNK, IMAGE, PLAN
+from vera_core.nodes.qos import CHUNK, IMAGE, PLAN, STATE, STATE_RELIABLE
+from vera_core.state_history import HistoryError, StateHistory
 from vera_jidm.pictures import flow_strip, jacobian_colours
 from vera_jidm.registry import TRANSLATORS, make_translator
 from vera_jidm.translator import MODES, Explanation, TranslationError
@@ -30,6 +36,8 @@ from vera_msgs.msg import VisualPlan
 
 # Relative difference of two frame periods that counts as the same.
 _SAME_PERIOD = 1e-3
+# Joint states may swap places on the way; further back than this their clock was set back [ns].
+_DISORDER_NS = 500_000_000
 _ERRORS = (TranslationError, ImageError, ChunkError)
 
 
@@ -58,8 +66,13 @@ class TranslatorNode(VeraNode):
         )
         self._debug = self.param('debug', True, 'publish debug/flow and debug/jacobian')
         threads = self.param('threads', 1, 'threads of the network', low=1)
+        lockstep = self.param('lockstep', False, 'no joint state may be lost on the way')
+        self._state_qos = STATE_RELIABLE if lockstep else STATE
         _set_threads(threads)
         self._translator = make_translator(name, self.contract, checkpoint, mode=mode)
+        self._history = StateHistory(max_gap=self.contract.control.state_timeout)
+        self._history_lock = threading.Lock()
+        self._bad_state = False
         self._warm_up()
         self._chunks = self.create_publisher(ActionChunkMsg, 'action_chunk', CHUNK)
         self._flow = self.create_publisher(ImageMsg, 'debug/flow', IMAGE)
@@ -73,6 +86,8 @@ class TranslatorNode(VeraNode):
     def start(self) -> None:
         self._worker: NewestWorker[_Job] = NewestWorker(self._work, self._failed, 'translate')
         self._worker.start()
+        if self._translator.needs_state:
+            self.create_subscription(JointState, 'joint_states', self._on_state, self._state_qos)
         self.create_subscription(VisualPlan, 'visual_plan', self._on_plan, PLAN)
 
     def halt(self) -> None:
@@ -84,11 +99,44 @@ class TranslatorNode(VeraNode):
         with self.monitor('visual_plan'):
             self._worker.submit(_Job(plan, self.now_ns()))
 
+    def _on_state(self, msg: JointState) -> None:
+        with self.monitor('joint_states'):
+            try:
+                state = joints_from_msg(msg, self.contract.joint_names)
+            except StateError as error:
+                self._bad_state = True
+                self.report('joint_states', WARN, f'joint_states: {error}')
+                return
+            if self._bad_state:
+                self._bad_state = False
+                self.report('joint_states', OK)
+            with self._history_lock:
+                newest = self._history.newest
+                if newest is not None and state.stamp < newest - _DISORDER_NS:
+                    self._history.clear()
+                elif newest is not None and state.stamp <= newest:
+                    return
+                self._history.add(state.stamp, state.positions)
+
+    def _state_at(self, stamp: int) -> NDArray[np.float64] | None:
+        """Joint positions when the anchor was taken, float64 [joints]; None where nobody asks."""
+        if not self._translator.needs_state:
+            return None
+        try:
+            with self._history_lock:
+                return self._history.at(stamp)
+        except HistoryError as error:
+            raise TranslationError(
+                f'{self._translator.translator_id} needs the joint positions at its anchor, '
+                f'and joint_states does not tell them: {error}'
+            ) from error
+
     def _work(self, job: _Job) -> None:
         with self.monitor('translate'):
             plan = job.plan
             anchor, frames = self._frames(plan)
-            translation, explanation = self._translator.explain(anchor, frames)
+            state = self._state_at(stamp_from_msg(plan))
+            translation, explanation = self._translator.explain(anchor, frames, state)
             if self.stopping.is_set():
                 return
             chunk = ActionChunk(
@@ -171,7 +219,8 @@ class TranslatorNode(VeraNode):
         """The first solve is slow and would come with the first goal."""
         canvas = self.contract.canvas
         grey = np.full((canvas.height, canvas.width, 3), 128, np.uint8)
-        self._translator.translate(grey, grey[None])
+        home = self.contract.home_positions if self._translator.needs_state else None
+        self._translator.translate(grey, grey[None], home)
 
 
 def _stack(plan: VisualPlan) -> np.ndarray:
