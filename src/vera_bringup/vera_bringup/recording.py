@@ -6,16 +6,16 @@ are embedded, so a reader needs no vera_msgs.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mcap.writer import CompressionType, Writer
+
+from vera_core.bags import BagFile, BagTopic, write_bag_metadata
 
 FILE_NAME = 'bag_0.mcap'
 STOP_BELOW = 64 * 2**20  # bytes: with less free disk the file is closed properly while it can be
@@ -192,40 +192,6 @@ class Recording:
             self._abandon(f'cannot finish {self.path}: {error.strerror}')
 
     def _write_metadata(self) -> None:
-        duration = {'nanoseconds': self._end - self._begin}
-        start = {'nanoseconds_since_epoch': self._begin}
-        topics: list[dict[str, Any]] = [
-            {
-                'topic_metadata': {
-                    'name': name,
-                    'type': topic.type_name,
-                    'serialization_format': 'cdr',
-                    'offered_qos_profiles': topic.qos,
-                },
-                'message_count': topic.count,
-            }
-            for name, topic in sorted(self._topics.items())
-        ]
-        # Version 5 is the newest whose QoS field is text; every Jazzy and Kilted tool reads it.
-        information = {
-            'version': 5,
-            'storage_identifier': 'mcap',
-            'duration': duration,
-            'starting_time': start,
-            'message_count': self._counts,
-            'topics_with_message_count': topics,
-            'compression_format': '',
-            'compression_mode': '',
-            'relative_file_paths': [FILE_NAME],
-            'files': [
-                {
-                    'path': FILE_NAME,
-                    'starting_time': start,
-                    'duration': duration,
-                    'message_count': self._counts,
-                }
-            ],
-        }
-        # JSON is YAML, and needs no second dumper.
-        text = json.dumps({'rosbag2_bagfile_information': information}, indent=2)
-        (self.folder / 'metadata.yaml').write_text(text + '\n', encoding='utf-8')
+        files = [BagFile(FILE_NAME, self._begin, self._end, self._counts)]
+        topics = [BagTopic(n, t.type_name, t.qos, t.count) for n, t in self._topics.items()]
+        write_bag_metadata(self.folder, files, topics)
