@@ -72,6 +72,102 @@ def test_gradient_rows_are_the_rows_they_claim_to_be():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    n=st.integers(1, 16),
+    h=st.integers(3, 12),
+    w=st.integers(3, 12),
+    spread=st.floats(0, 3),
+    relative=st.sampled_from([1e-6, 5e-5, 1e-2]),
+    gradient_rows=st.booleans(),
+    seed=st.integers(0, 1 << 30),
+)
+def test_what_is_deployed_agrees_with_least_squares_of_all_rows(
+    n, h, w, spread, relative, gradient_rows, seed
+):
+    """Within 1e-4 of float64 least squares; channels that differ a thousandfold in what they move,
+    and two that look nearly alike."""
+    rng = np.random.default_rng(seed)
+    J = rng.standard_normal((2, n, 2, h, w)) * np.logspace(0, -spread, n)[:, None, None, None]
+    if n > 2:
+        J[:, -1] = J[:, 0] + 1e-3 * J[:, -1]
+    J = J.astype(np.float32)
+    a = rng.standard_normal(n)
+    v = np.stack([np.einsum('nchw,n->chw', J[0], a), -np.einsum('nchw,n->chw', J[1], a)])
+    v = (v + 0.1 * rng.standard_normal(v.shape)).astype(np.float32)
+    W = rng.uniform(0.01, 1, (2, 3, h, w)).astype(np.float32)
+    trust = rng.uniform(0.1, 1, (2, h, w)).astype(np.float32)
+    views = np.ones((3, h, w), np.float32)
+    views[:, :, -1] = 0
+    total = W * (trust[:, None] * views)
+    gain, rows, right, weight = ridge.GRADIENT_GAIN, [], [], []
+    for d, sign in ((0, 1), (1, -1)):
+        D, V, T = J[d].astype(np.float64), sign * v[d].astype(np.float64), total[d]
+        groups = [(D, V, T[0])]
+        if gradient_rows:
+            groups += [
+                (gain * (D[..., 2:] - D[..., :-2]), gain * (V[..., 2:] - V[..., :-2]),
+                 T[1][:, 1:-1]),
+                (gain * (D[:, :, 2:] - D[:, :, :-2]), gain * (V[:, 2:] - V[:, :-2]), T[2][1:-1]),
+            ]
+        for left, to, each in groups:
+            rows.append(left.reshape(n, -1))
+            right.append(to.ravel())
+            weight.append(np.broadcast_to(each, to.shape).ravel())
+    expected = reference(
+        np.concatenate(rows, 1), np.concatenate(right), np.concatenate(weight), relative
+    )
+    J_, v_, W_, trust_ = (torch.from_numpy(x)[:, None] for x in (J, v, W, trust))
+    system = ridge.pair_equations(
+        (J_[0], J_[1]), (W_[0], W_[1]), (v_[0], v_[1]), (trust_[0], trust_[1]),
+        torch.from_numpy(views), mode='stacked', gradient_rows=gradient_rows,
+    )
+    found = ridge.solve(system, ridge=relative).action[0].numpy()
+    assert np.linalg.norm(found - expected) <= 1e-4 * np.linalg.norm(expected)
+
+
+def test_paper_mode_is_equation_6_as_it_stands():
+    """No weights but those of the views, no differences, nothing of the second frame."""
+    g = torch.Generator().manual_seed(3)
+    J, W = torch.randn(2, 1, 4, 2, 6, 7, generator=g), torch.rand(2, 1, 3, 6, 7, generator=g)
+    v, trust = torch.randn(2, 1, 2, 6, 7, generator=g), torch.rand(2, 1, 6, 7, generator=g)
+    views = torch.ones(3, 6, 7)
+    views[:, :, :2] = 0
+    found = ridge.solve(
+        ridge.pair_equations(
+            (J[0], J[1]), (W[0], W[1]), (v[0], v[1]), (trust[0], trust[1]), views,
+            mode='paper', gradient_rows=True,
+        ),
+        ridge=1e-3,
+    )
+    rows, right = J[0, 0][..., 2:].reshape(4, -1), v[0, 0][..., 2:].reshape(-1)
+    expected = reference(rows, right, torch.ones_like(right), 1e-3)
+    np.testing.assert_allclose(found.action[0], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match='stacked, paper'):
+        ridge.pair_equations(
+            (J[0], J[1]), (W[0], W[1]), (v[0], v[1]), (trust[0], trust[1]), views,
+            mode='servo', gradient_rows=True,
+        )
+
+
+@pytest.mark.parametrize('what', ['J', 'v', 'weight'])
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), 1e30])
+def test_both_ways_of_summing_leave_out_the_same_rows(what, bad):
+    g = torch.Generator().manual_seed(4)
+    given = {
+        'J': torch.randn(2, 3, 2, 6, 8, generator=g, dtype=torch.float64),
+        'v': torch.randn(2, 2, 6, 8, generator=g, dtype=torch.float64),
+        'weight': torch.rand(2, 3, 6, 8, generator=g, dtype=torch.float64),
+    }
+    if what != 'v' and bad == 1e30:
+        bad = -float('inf')
+    given[what][0, 0, ..., 2, 3] = bad
+    one, other = ridge.image_equations(**given), ridge.exact_equations(**given)
+    assert 0 < float(one.dropped[0]) < 0.2 and float(one.dropped[1]) == 0
+    for name in ('A', 'b', 'c', 's', 'dropped'):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9, atol=1e-12)
+
+
 def test_stacking_cancels_curvature():
     """Rows that change with the action itself, J(a) = J0 + a: one direction errs, two do not."""
     g = torch.Generator().manual_seed(2)

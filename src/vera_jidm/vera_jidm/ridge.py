@@ -2,20 +2,29 @@
 
 For one frame pair, J(o_t) a = v is a tall linear system: two rows a pixel, n unknowns. Only
 A = J'WJ, b = J'Wv, c = v'Wv and the sum of W are kept, so stacking systems is adding them:
- - `paper` mode: rows of J(o_t) and the forward flow alone (Eq. 6);
- - `stacked` mode, our extension: also J(o_t+1) a = -flow(o_t+1 -> o_t). The second-order terms of
-   both halves have opposite signs and cancel;
- - gradient rows, our extension: finite differences of J and of v over two cells. Errors of J are
-   smooth along a link, so differences lose them; what they see is the rotation of the link.
+ - `paper` mode: Eq. 6 as it stands, the rows of J(o_t) and the forward flow, all alike; only rows
+   that are no numbers, or of no view, are left out;
+ - `stacked` mode, our extension: rows weighted by the network and by the flow's own consistency,
+   and also J(o_t+1) a = -flow(o_t+1 -> o_t). The second-order terms of both halves have opposite
+   signs and cancel;
+ - gradient rows, our extension, in `stacked` mode: finite differences of J and of v over two
+   cells. Errors of J are smooth along a link, so differences lose them; what they see is the
+   rotation of the link.
+
+Training differentiates `image_equations`. Everything else uses `exact_equations`: the same sums in
+float64, so that not even a ridge of 1e-6 turns the rounding of J'WJ into an error of the action.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+MODES = ('stacked', 'paper')
 GRADIENT_GAIN = 4.0
 # In normalised units J is of order one: below this, J'WJ says nothing about any channel.
 _TINY = 1e-9
@@ -122,6 +131,77 @@ def image_equations(
     return out
 
 
+def exact_equations(
+    J: Tensor, v: Tensor, weight: Tensor, gradient_rows: bool = True
+) -> NormalEquations:
+    """What `image_equations` sums, in float64 and without gradients; three times faster.
+
+    Args:
+        J: [B, n, 2, h, w], of any floating type.
+        v: [B, 2, h, w].
+        weight: [B, 3, h, w], not negative; one channel is enough without gradient rows.
+        gradient_rows: whether the differences are rows too.
+    """
+    B, n, _, h, w = J.shape
+    gram = np.zeros((B, n + 1, n + 1))
+    s, dropped = np.zeros(B), np.zeros(B)
+    rows = np.empty((n + 1, 2, h, w))
+    weights = weight.detach().numpy().astype(np.float64)
+    for i in range(B):
+        rows[:n], rows[n] = J[i].detach().numpy(), v[i].detach().numpy()
+        groups = [(rows, weights[i, 0])]
+        if gradient_rows:
+            x, y = (slice(None), slice(1, -1)), (slice(1, -1), slice(None))
+            with np.errstate(invalid='ignore', over='ignore'):
+                groups += [
+                    (GRADIENT_GAIN * (rows[..., 2:] - rows[..., :-2]), weights[i, 1][x]),
+                    (GRADIENT_GAIN * (rows[:, :, 2:] - rows[:, :, :-2]), weights[i, 2][y]),
+                ]
+        for values, each in groups:
+            G, total, lost = _gram(values, each)
+            gram[i] += G
+            s[i] += total
+            dropped[i] = max(dropped[i], lost)
+    sums = torch.from_numpy(gram)
+    return NormalEquations(
+        A=sums[:, :n, :n], b=sums[:, :n, n], c=sums[:, n, n],
+        s=torch.from_numpy(s), dropped=torch.from_numpy(dropped),
+    )
+
+
+def pair_equations(
+    J: tuple[Tensor, Tensor],
+    weight: tuple[Tensor, Tensor],
+    flow: tuple[Tensor, Tensor],
+    trust: tuple[Tensor, Tensor],
+    views: Tensor,
+    *,
+    mode: str,
+    gradient_rows: bool,
+) -> NormalEquations:
+    """The system of B frame pairs (o_t, o_t+1) in one of the MODES, float64.
+
+    Args:
+        J: of o_t and of o_t+1, [B, n, 2, h, w] each.
+        weight: row weights of the network, [B, 3, h, w] each.
+        flow: forward and backward, [B, 2, h, w] each, in the units of J.
+        trust: consistency of the flow, [B, h, w] each, 0..1.
+        views: [3, h, w], what the views let each row count (vera_jidm.views.row_weights).
+        mode: see the module.
+        gradient_rows: whether the network has weights for them.
+    """
+    if mode not in MODES:
+        raise ValueError(f'no mode {mode!r}; there are {", ".join(MODES)}')
+    if mode == 'paper':
+        everywhere = views[None, :1].expand(len(J[0]), -1, -1, -1)
+        return exact_equations(J[0], flow[0], everywhere, gradient_rows=False)
+    there, back = (
+        exact_equations(J[i], flow[i], weight[i] * (trust[i][:, None] * views), gradient_rows)
+        for i in (0, 1)
+    )
+    return there + reverse(back)
+
+
 def reverse(equations: NormalEquations) -> NormalEquations:
     """The same motion seen backwards in time: flow b -> a belongs to the action -a."""
     return NormalEquations(
@@ -198,6 +278,30 @@ def solve(
     return Solution(
         action, residual, observability, condition, usable, still, deficient, limited
     )
+
+
+def _gram(
+    rows: NDArray[np.float64], weight: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float, float]:
+    """Weighted sum of the outer products of rows [n + 1, 2, h, w] with weight [h, w].
+
+    Returns the sums [n + 1, n + 1], the sum of the weights, and the share of it that was dropped;
+    rules as in `normal_equations`.
+    """
+    if weight.min() >= 0 and np.abs(rows[-1]).max() < HUGE:
+        with np.errstate(invalid='ignore', over='ignore'):
+            flat = (rows * np.sqrt(weight)).reshape(len(rows), -1)
+            # A matrix times its own transpose: BLAS does half of the work (syrk).
+            sums = flat @ flat.T
+        if np.isfinite(sums).all():
+            return sums, 2 * float(weight.sum()), 0.0
+    flat, each = rows.reshape(len(rows), -1), np.broadcast_to(weight, rows.shape[1:]).ravel()
+    good = np.isfinite(flat).all(0) & (np.abs(flat[-1]) < HUGE) & np.isfinite(each)
+    total = np.nan_to_num(each, nan=1.0, posinf=1.0, neginf=1.0).sum()
+    each = np.where(good, each, 0.0)
+    flat = np.where(good, flat, 0.0)
+    sums = (flat * each) @ flat.T
+    return sums, float(each.sum()), 1 - float(each.sum()) / max(float(total), 1e-12)
 
 
 def _difference(x: Tensor, axis: int) -> Tensor:
