@@ -198,6 +198,48 @@ class SimSpec(Checked):
 
 
 @dataclass(frozen=True)
+class KinematicsSpec:
+    """The robot's description, for what is computed and not learned.
+
+    Attributes:
+        urdf: path of the URDF, relative to the contract's file; or its text. Joints are matched
+            by name with those of the contract.
+        tool: link whose motion the cartesian_delta channels command.
+        axes: cartesian_delta channel -> x, y, z, rx, ry or rz of the root link.
+    """
+
+    urdf: str
+    tool: str | None = None
+    axes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where a camera is and how it sees; its images are rectified.
+
+    Attributes:
+        name: of the camera.
+        model: pinhole, or orthographic for views from above that show no perspective.
+        focal: (fx, fy), pixels of the camera image; pixels per metre if orthographic.
+        centre: (cx, cy), pixels; the centre of the first pixel is (0, 0).
+        position: float [3] m, of the optical frame (z forward, x right, y down) in `link`.
+        orientation: quaternion (x, y, z, w) of the optical frame in `link`.
+        link: that the camera is fixed to; the root of the URDF unless given.
+    """
+
+    name: str
+    focal: tuple[float, float]
+    centre: tuple[float, float]
+    position: tuple[float, float, float]
+    orientation: tuple[float, float, float, float]
+    model: str = 'pinhole'
+    link: str | None = None
+
+    def __post_init__(self) -> None:
+        contract_checks.check_calibration(self)
+
+
+@dataclass(frozen=True)
 class Contract:
     """What is particular to one embodiment. Use `load_contract` to make one."""
 
@@ -213,6 +255,10 @@ class Contract:
     defaults: Defaults
     description: str = ''
     sim: SimSpec | None = None
+    kinematics: KinematicsSpec | None = None
+    calibration: tuple[Calibration, ...] = ()
+    # Of the file: where its relative paths start. No part of what the contract says.
+    folder: Path | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         contract_checks.check_contract(self)
@@ -290,7 +336,9 @@ class Contract:
 
     def to_dict(self) -> dict[str, Any]:
         """The whole contract as plain data; `build_contract` makes it again."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        values = dataclasses.asdict(self)
+        del values['folder']
+        plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
 
     @property
@@ -335,11 +383,14 @@ def load_contract(name_or_path: str | Path, overrides: Mapping[str, Any] | None 
     Raises:
         ContractError: one precise message, with file and line, for whatever is wrong.
     """
-    document = read_document(find_contract(name_or_path))
+    path = find_contract(name_or_path)
+    document = read_document(path)
     if overrides:
         document.override(overrides)
     try:
-        return build_contract(document.data)
+        contract = build_contract(document.data)
+        object.__setattr__(contract, 'folder', path.resolve().parent)
+        return contract
     except ContractError as error:
         raise ContractError(error.message, error.key, document.where(error.key)) from None
 
@@ -367,6 +418,7 @@ def parse_overrides(text: str) -> dict[str, Any]:
 
 
 __all__ = [
+    'Calibration',
     'CameraSpec',
     'CanvasSpec',
     'Channel',
@@ -378,6 +430,7 @@ __all__ = [
     'Defaults',
     'GoalSpec',
     'Joint',
+    'KinematicsSpec',
     'SimSpec',
     'Video',
     'build_contract',

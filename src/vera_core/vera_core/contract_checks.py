@@ -11,6 +11,7 @@ from vera_core.contract_reader import ContractError, check_bounds, join, suggest
 
 if TYPE_CHECKING:
     from vera_core.contract import (
+        Calibration,
         CameraSpec,
         CanvasSpec,
         Channel,
@@ -31,6 +32,8 @@ TOPIC = re.compile(r'[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
 # Joint names come from other people's URDFs: 'joint_0.0' is one.
 NAME = re.compile(r'[A-Za-z][A-Za-z0-9_.]*')
 GRID_TOLERANCE = 1e-6
+CAMERA_MODELS = ('pinhole', 'orthographic')
+AXES = {'x': 'm', 'y': 'm', 'z': 'm', 'rx': 'rad', 'ry': 'rad', 'rz': 'rad'}
 
 
 def index_of(name: str, names: Sequence[str], what: str) -> int:
@@ -111,6 +114,23 @@ def check_camera(camera: CameraSpec) -> None:
         )
 
 
+def check_calibration(calibration: Calibration) -> None:
+    """Model, and numbers that make a camera."""
+    check_name(calibration.name, pattern=IDENTIFIER)
+    if calibration.model not in CAMERA_MODELS:
+        raise ContractError(
+            f'unknown model {calibration.model!r}{suggestion(calibration.model, CAMERA_MODELS)}',
+            'model',
+        )
+    for value in calibration.focal:
+        check_bounds(value, 'focal', {'above': 0})
+    for key in ('centre', 'position', 'orientation'):
+        for value in getattr(calibration, key):
+            check_bounds(value, key, {})
+    if math.hypot(*calibration.orientation) < 1e-6:
+        raise ContractError('is zero; no turn at all is [0, 0, 0, 1]', 'orientation')
+
+
 def check_checkpoint_ref(ref: CheckpointRef) -> None:
     """Name and digest."""
     check_name(ref.name)
@@ -142,6 +162,7 @@ def check_contract(contract: Contract) -> None:
     _check_home(contract)
     _check_time(contract)
     _check_canvas(contract)
+    _check_kinematics(contract)
 
 
 def _refuse_twice(values: Iterable[str], key: str, what: str) -> None:
@@ -236,3 +257,29 @@ def _check_canvas(contract: Contract) -> None:
             f'of {contract.canvas.height} px need {needed} px',
             'canvas.width',
         )
+
+
+def _check_kinematics(contract: Contract) -> None:
+    _refuse_twice((c.name for c in contract.calibration), 'calibration', 'name')
+    for calibration in contract.calibration:
+        if calibration.name not in contract.camera_names:
+            raise ContractError(
+                f'unknown camera {calibration.name!r}'
+                f'{suggestion(calibration.name, contract.camera_names)}',
+                join('calibration', calibration.name),
+            )
+    if contract.kinematics is None:
+        return
+    cartesian = {c.name: c.unit for c in contract.channels if c.kind == 'cartesian_delta'}
+    for channel, axis in contract.kinematics.axes.items():
+        key = join('kinematics.axes', channel)
+        if channel not in cartesian:
+            raise ContractError(
+                f'unknown cartesian_delta channel {channel!r}{suggestion(channel, cartesian)}', key
+            )
+        if AXES.get(axis) != cartesian[channel]:
+            fitting = [a for a, unit in AXES.items() if unit == cartesian[channel]]
+            raise ContractError(
+                f'is {axis!r}; a channel in {cartesian[channel]} moves along {", ".join(fitting)}',
+                key,
+            )

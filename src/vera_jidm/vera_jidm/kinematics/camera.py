@@ -45,8 +45,12 @@ class Camera:
         """The camera whose image is a part of this one's, scaled to another size.
 
         Args:
-            x, y, width, height: of the part, pixels of this camera.
-            to_width, to_height: size that the part is scaled to, by area averaging.
+            x: left edge of the part, pixels of this camera.
+            y: its upper edge.
+            width: of the part.
+            height: of the part.
+            to_width: width that it is scaled to, by area averaging.
+            to_height: height, likewise.
         """
         sx, sy = to_width / width, to_height / height
         return Camera(
