@@ -1,7 +1,8 @@
-"""Held-out error of a J-IDM, in units of the actions' variance, with bootstrap intervals."""
+"""Held-out error of a translator, in units of the actions' variance, with bootstrap intervals."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,70 @@ import torch
 from numpy.typing import NDArray
 
 from vera_jidm import ridge as ridge_solve
-from vera_jidm.dataset import AnalyticSource, EstimatedSource, ShardFolder, TransitionStore
+from vera_jidm.dataset import AnalyticSource, Batch, EstimatedSource, ShardFolder, TransitionStore
+from vera_jidm.direct import NO_FLOW, NoFlow, TrainedDirect
 from vera_jidm.flow import ANALYTIC, make_flow
 from vera_jidm.model import TrainedJacobian
 from vera_jidm.models.convolutional import GRID
 
 CHUNK = 50
+MODES = ('paper', 'forward', 'stacked')
+Trained = TrainedJacobian | TrainedDirect
+Rows = NDArray[np.float64]
+
+
+@dataclass
+class Recovered:
+    """What a model makes of B pairs.
+
+    Attributes:
+        actions: of each of the MODES, float64 [B, n], over their training deviation.
+        residual: float64 [B] of the stacked solve, or None where there is no solve.
+        wrong, power: sums of |J a - v|^2 and |v|^2, or None.
+    """
+
+    actions: dict[str, Rows]
+    residual: Rows | None = None
+    wrong: float | None = None
+    power: float | None = None
+
+
+def recover(model: Trained, batch: Batch) -> Recovered:
+    """Actions of the batch's pairs from its images and flow, in each of the MODES."""
+    if isinstance(model, TrainedDirect):
+        first, second = model.recover_batch(batch)
+        return Recovered({'paper': first, 'forward': first, 'stacked': (first + second) / 2})
+    scales, gradient_rows = model.scales, model.net.config.gradient_rows
+    a = torch.from_numpy(batch.actions / scales.action)
+    systems = []
+    wrong, power = 0.0, 0.0
+    for images, v_px, trust, sign in (
+        (batch.before, batch.flow.forward, batch.flow.weight_forward, 1),
+        (batch.after, batch.flow.backward, batch.flow.weight_backward, -1),
+    ):
+        J, weight = model.grid(images)
+        v = torch.from_numpy(v_px.astype(np.float64) / scales.flow)
+        error = torch.einsum('bnchw,bn->bchw', J.double(), sign * a) - v
+        wrong += float(error.square().sum())
+        power += float(v.square().sum())
+        if sign > 0:
+            plain = ridge_solve.exact_equations(J, v, torch.ones_like(weight), False)
+        weight = weight * torch.from_numpy(trust.astype(np.float32))[:, None]
+        systems.append(ridge_solve.exact_equations(J, v, weight, gradient_rows))
+    forward = systems[0]
+    stacked = forward + ridge_solve.reverse(systems[1])
+    solved = {
+        mode: ridge_solve.solve(system, ridge=model.ridge, limit=scales.limit)
+        for mode, system in zip(MODES, (plain, forward, stacked), strict=True)
+    }
+    return Recovered(
+        {mode: solution.action.numpy() for mode, solution in solved.items()},
+        solved['stacked'].residual.numpy(), wrong, power,
+    )
 
 
 def evaluate(
-    model: TrainedJacobian,
+    model: Trained,
     folder: ShardFolder,
     flow: str,
     *,
@@ -27,23 +82,30 @@ def evaluate(
 ) -> dict[str, Any]:
     """Mean square error of the recovered actions over unit-variance actions.
 
-    1.0 is what predicting zero gives. `paper` is Eq. 6 with J(o_t) alone, `stacked` uses both
-    frames. The flow is of the clean images.
+    1.0 is what predicting zero gives. `paper` is Eq. 6 with J(o_t) and the forward flow alone,
+    every row alike; `forward` weighs its rows and adds the gradient rows; `stacked` solves over
+    both frames. A direct network answers (o_t, forward flow) in the first two and averages both
+    directions of time in the third. The flow is of the clean images.
 
     Args:
         model: trained.
         folder: held-out transitions.
-        flow: 'analytic' or an estimator's name.
+        flow: 'analytic' or an estimator's name; a model that sees no flow ignores it.
         most: use the first so many transitions only.
         seed: of the bootstrap.
 
     Returns:
-        n, mse_<mode>, mse_<mode>_ci (95%, bootstrap over transitions), mse_<mode>_channels,
-        relative_flow (|J a - v|^2 / |v|^2), residual_p50 and residual_p95 of the stacked solve.
+        n, flow_id, mse_<mode>, mse_<mode>_ci (95%, bootstrap over transitions), mse_<mode>_median,
+        mse_<mode>_channels, relative_flow (|J a - v|^2 / |v|^2), residual_p50 and residual_p95 of
+        the stacked solve; the last three are None for a direct network, which has no Jacobian.
     """
-    source = (
-        AnalyticSource(GRID) if flow == ANALYTIC else EstimatedSource(make_flow(flow), GRID)
-    )
+    source: AnalyticSource | EstimatedSource | NoFlow
+    if model.flow_id == NO_FLOW:
+        source = NoFlow()
+    elif flow == ANALYTIC:
+        source = AnalyticSource(GRID)
+    else:
+        source = EstimatedSource(make_flow(flow), GRID)
     store = TransitionStore(folder, source, 1, 0)
     rows = np.concatenate(
         [
@@ -51,31 +113,19 @@ def evaluate(
             for s, n in enumerate(folder.lengths)
         ]
     )[:most]
-    squared: dict[str, list[NDArray[np.float64]]] = {'paper': [], 'stacked': []}
-    residual: list[NDArray[np.float64]] = []
+    squared: dict[str, list[Rows]] = {mode: [] for mode in MODES}
+    residual: list[Rows] = []
     wrong, power = 0.0, 0.0
-    scales = model.scales
     for start in range(0, len(rows), CHUNK):
         batch = store.gather(rows[start : start + CHUNK])
-        a = torch.from_numpy(batch.actions / scales.action)
-        equations = []
-        for images, v_px, trust, sign in (
-            (batch.before, batch.flow.forward, batch.flow.weight_forward, 1),
-            (batch.after, batch.flow.backward, batch.flow.weight_backward, -1),
-        ):
-            J, weight = (x.double() for x in model.grid(images))
-            v = torch.from_numpy(v_px.astype(np.float64) / scales.flow)
-            weight = weight * torch.from_numpy(trust.astype(np.float64))[:, None]
-            error = torch.einsum('bnchw,bn->bchw', J, sign * a) - v
-            wrong += float(error.square().sum())
-            power += float(v.square().sum())
-            rows_of = ridge_solve.image_equations(J, v, weight, model.net.config.gradient_rows)
-            equations.append(rows_of if sign > 0 else ridge_solve.reverse(rows_of))
-        for mode, system in (('paper', equations[0]), ('stacked', equations[0] + equations[1])):
-            solution = ridge_solve.solve(system, ridge=model.ridge, limit=scales.limit)
-            squared[mode].append((solution.action - a).square().numpy())
-            if mode == 'stacked':
-                residual.append(solution.residual.numpy())
+        a = batch.actions / model.scales.action
+        found = recover(model, batch)
+        for mode, actions in found.actions.items():
+            squared[mode].append(np.square(actions - a))
+        if found.residual is not None:
+            residual.append(found.residual)
+            wrong += found.wrong or 0.0
+            power += found.power or 0.0
     out: dict[str, Any] = {'n': len(rows), 'flow_id': source.flow_id}
     rng = np.random.default_rng(seed)
     for mode, parts in squared.items():
@@ -87,7 +137,9 @@ def evaluate(
         out[f'mse_{mode}_ci'] = [float(low), float(high)]
         out[f'mse_{mode}_median'] = float(np.median(each))
         out[f'mse_{mode}_channels'] = [float(x) for x in errors.mean(0)]
-    out['relative_flow'] = wrong / max(power, 1e-30)
-    of = np.concatenate(residual)
-    out['residual_p50'], out['residual_p95'] = (float(x) for x in np.percentile(of, [50, 95]))
+    out |= dict.fromkeys(('relative_flow', 'residual_p50', 'residual_p95'))
+    if residual:
+        out['relative_flow'] = wrong / max(power, 1e-30)
+        of = np.concatenate(residual)
+        out['residual_p50'], out['residual_p95'] = (float(x) for x in np.percentile(of, [50, 95]))
     return out

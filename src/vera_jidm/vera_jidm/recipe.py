@@ -5,6 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+TRANSLATORS = ('jacobian', 'direct_flow', 'direct_pair')
+_CHOICES = {
+    'translator': TRANSLATORS,
+    'direct_head': ('flatten', 'votes'),
+    'direct_loss': ('mse', 'smooth_l1'),
+}
+
 
 class TrainingError(ValueError):
     """A training that cannot start, resume or go on; the message says what to change."""
@@ -16,6 +23,10 @@ class TrainingConfig:
 
     Attributes:
         flow: 'dis', 'farneback' or 'analytic'.
+        translator: 'jacobian', or the baselines 'direct_flow' and 'direct_pair'.
+        direct_head, direct_frames: of the baselines, see vera_jidm.direct; 0 frames = as in the
+            paper.
+        direct_loss: 'mse' or 'smooth_l1' of their actions.
         steps, batch: optimiser steps, and pairs in each (two images a pair).
         seed: of weights, order and augmentation.
         rate: peak learning rate of the one-cycle schedule; decay: of AdamW; clip: gradient norm.
@@ -35,6 +46,10 @@ class TrainingConfig:
     """
 
     flow: str = 'dis'
+    translator: str = 'jacobian'
+    direct_head: str = 'flatten'
+    direct_frames: int = 0
+    direct_loss: str = 'mse'
     steps: int = 2500
     batch: int = 32
     seed: int = 0
@@ -58,6 +73,11 @@ class TrainingConfig:
     save_every: int = 250
 
     def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise TrainingError(
+                    f'no {name} {getattr(self, name)!r}; there are {", ".join(known)}'
+                )
         for name in ('steps', 'batch', 'threads', 'evaluate_every', 'save_every'):
             if getattr(self, name) < 1:
                 raise TrainingError(f'{name} is {getattr(self, name)}; it must be at least 1')

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vera_core.checkpoint import CheckpointInfo, find_checkpoint
+from vera_core.checkpoint import CheckpointError, CheckpointInfo, find_checkpoint
 from vera_core.contract import Contract
 from vera_core.contract_files import checkpoint_folders
+from vera_jidm.direct_translator import DirectTranslator
 from vera_jidm.flow import PairFlow
 from vera_jidm.translator import JacobianTranslator
 
 SHIPPED = Path(__file__).parent / 'checkpoints'
-TRANSLATORS = ('jacobian',)
+TRANSLATORS = ('jacobian', 'direct_flow', 'direct_pair')
 
 
 class UnknownTranslatorError(ValueError):
@@ -51,14 +52,14 @@ def make_translator(
     *,
     mode: str = 'stacked',
     estimator: PairFlow | None = None,
-) -> JacobianTranslator:
+) -> JacobianTranslator | DirectTranslator:
     """A translator for an embodiment.
 
     Args:
-        name: 'jacobian'.
+        name: 'jacobian', or a baseline, 'direct_flow' or 'direct_pair'.
         contract: says channels, canvas and the default checkpoint.
         checkpoint: name or path; the contract's default if empty.
-        mode: 'stacked', or 'paper' for Eq. 6 alone.
+        mode: 'stacked', or 'paper' for Eq. 6 alone (of a baseline: o_t alone).
         estimator: in place of the one that the checkpoint names; its flow_id must be the same.
 
     Raises:
@@ -70,4 +71,12 @@ def make_translator(
             f'no translator {name!r}; there are {", ".join(TRANSLATORS)}'
         )
     info = find_translator_checkpoint(contract, checkpoint)
+    made_for = info.config.get('translator', 'jacobian')
+    if made_for != name:
+        raise CheckpointError(
+            f'{info.path.name} is of translator {made_for!r}, not {name!r}; choose that translator '
+            'or another checkpoint'
+        )
+    if name != 'jacobian':
+        return DirectTranslator.load(info, contract, estimator=estimator, mode=mode)
     return JacobianTranslator.load(info, contract, estimator=estimator, mode=mode)

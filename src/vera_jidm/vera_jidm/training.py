@@ -1,12 +1,14 @@
-"""Training of the J-IDM from self-play (Eq. 5).
+"""Training of a translator from self-play: the J-IDM (Eq. 5) and the direct baselines.
 
-Loss: Charbonnier of J a - v over all cells, plus w_a |a_hat - a|^2 of the ridge solve, ramped in
-after a warm-up (without it J becomes a mere dual of the solve and predicts no flow). Every pair is
-seen in both directions of time: (o_t, a, v) and (o_t+1, -a, v_back).
+Loss of the J-IDM: Charbonnier of J a - v over all cells, plus w_a |a_hat - a|^2 of the ridge solve,
+ramped in after a warm-up (without it J becomes a mere dual of the solve and predicts no flow).
+Every translator sees every pair in both directions of time, (o_t, a, v) and (o_t+1, -a, v_back),
+with the same augmentation, schedule and averaging.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -23,7 +25,7 @@ from tqdm import tqdm
 
 from vera_core.checkpoint import write_checkpoint
 from vera_core.contract import Contract, load_contract
-from vera_jidm import ridge as ridge_solve
+from vera_jidm import direct
 from vera_jidm.augment import photometric
 from vera_jidm.dataset import (
     AnalyticSource,
@@ -33,9 +35,11 @@ from vera_jidm.dataset import (
     ShardFolder,
     TransitionStore,
 )
-from vera_jidm.evaluation import evaluate
+from vera_jidm.direct import DirectNet, NoFlow, TrainedDirect, match
+from vera_jidm.evaluation import Trained, evaluate
 from vera_jidm.flow import ANALYTIC, make_flow
-from vera_jidm.model import Scales, TrainedJacobian, config_of, to_tensor
+from vera_jidm.losses import DirectObjective, JacobianObjective, Objective, Sample
+from vera_jidm.model import Scales, config_of, to_tensor
 from vera_jidm.models.convolutional import GRID, JacobianNet, NetworkConfig
 from vera_jidm.progress import LearningCurve, load_state, save_state
 from vera_jidm.recipe import TrainingConfig, TrainingError
@@ -49,11 +53,16 @@ class Trainer:
 
     config: TrainingConfig
     store: TransitionStore
-    net: JacobianNet
+    net: JacobianNet | DirectNet
     scales: Scales
     step: int = 0
 
     def __post_init__(self) -> None:
+        self.objective: Objective = (
+            DirectObjective(self.config, self.scales, self.net.config)
+            if isinstance(self.net, DirectNet)
+            else JacobianObjective(self.config, self.scales)
+        )
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=self.config.rate, weight_decay=self.config.decay,
@@ -83,56 +92,40 @@ class Trainer:
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Eq. 5 on a batch, both directions of time."""
-        config, scales = self.config, self.scales
+        """The terms of the loss on a batch, both directions of time; 'loss' is what to minimise."""
+        config = self.config
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         images = torch.cat([to_tensor(batch.before), to_tensor(batch.after)])
         images = photometric(images, config.photometric, generator)
-        with torch.autocast('cpu', torch.bfloat16, enabled=config.bfloat16):
-            J, weight = self.net(images)
-        a = torch.from_numpy(batch.actions / scales.action.astype(np.float32))
-        flow = np.concatenate([batch.flow.forward, batch.flow.backward])
-        v = torch.from_numpy(flow.astype(np.float32) / scales.flow)
-        trust = np.concatenate([batch.flow.weight_forward, batch.flow.weight_backward])
-        weight = weight * torch.from_numpy(trust.astype(np.float32))[:, None]
-        signed = torch.cat([a, -a])
+        before, after = images.chunk(2)
+        a = torch.from_numpy(batch.actions / self.scales.action.astype(np.float32))
+        return self.objective(self._run, Sample(before, after, a, batch), self.step)
 
-        error = torch.einsum('bnchw,bn->bchw', J, signed) - v
-        flow_loss = ((error.square() + config.epsilon**2).sqrt() - config.epsilon).mean()
-        with torch.no_grad():
-            relative = error.square().sum() / v.square().sum()
-        total = config.flow_weight * flow_loss
-        out = {'flow': flow_loss, 'relative_flow': relative}
-        strength = config.action_term(self.step)
-        if strength > 0:
-            action_loss = self._action_loss(J, v, weight, a)
-            total = total + strength * action_loss / (1 + 0.3 * action_loss.detach())
-            out['action'] = action_loss
-        return {'loss': total, **out}
+    def _run(self, *inputs: Tensor | None) -> Any:
+        """The network, in bfloat16 where that is wanted."""
+        with torch.autocast('cpu', torch.bfloat16, enabled=self.config.bfloat16):
+            return self.net(*inputs)
 
-    def _action_loss(self, J: Tensor, v: Tensor, weight: Tensor, a: Tensor) -> Tensor:
-        """Mean square error of the solve: each direction alone, and both stacked."""
-        n = len(a)
-        both = ridge_solve.image_equations(J, v, weight, self.config.gradient_rows)
-        first = ridge_solve.NormalEquations(*(x[:n] for x in _fields(both)))
-        second = ridge_solve.reverse(
-            ridge_solve.NormalEquations(*(x[n:] for x in _fields(both)))
-        )
-        errors = [
-            (ridge_solve.solve(e, ridge=self.config.ridge).action - a).square().mean()
-            for e in (first, second, first + second)
-        ]
-        return (errors[0] + errors[1]) / 4 + errors[2] / 2
-
-    def model(self, flow_id: str) -> TrainedJacobian:
+    def model(self, flow_id: str) -> Trained:
         """The averaged weights as a model."""
-        net = JacobianNet(self.net.config)
+        net = copy.deepcopy(self.net)
         net.load_state_dict(self.average)
-        return TrainedJacobian(net, self.scales, flow_id, self.config.ridge)
+        return self.objective.model(net, flow_id)
 
 
-def _fields(e: ridge_solve.NormalEquations) -> tuple[Tensor, ...]:
-    return e.A, e.b, e.c, e.s, e.dropped
+def make_network(
+    config: TrainingConfig, contract: Contract
+) -> JacobianNet | DirectNet:
+    """The network of a recipe, with fresh weights; a baseline matches the J-IDM's parameters."""
+    like = NetworkConfig(
+        len(contract.channels), contract.canvas.height, contract.canvas.width,
+        stem=config.stem, widths=config.widths, gradient_rows=config.gradient_rows,
+    )
+    if config.translator == 'jacobian':
+        return JacobianNet(like)
+    return DirectNet(
+        match(like, config.translator, config.direct_head, config.direct_frames)
+    )
 
 
 def train(
@@ -173,24 +166,22 @@ def train(
                 f'{shards.folder} was collected under another contract than '
                 f'{contract.embodiment!r} (channels, canvas or cameras differ); collect it again'
             )
-    source = (
-        AnalyticSource(GRID)
-        if config.flow == ANALYTIC
-        else EstimatedSource(make_flow(config.flow), GRID, config.degrade, config.seed)
-    )
+    source: AnalyticSource | EstimatedSource | NoFlow
+    if config.translator == 'direct_pair':
+        source = NoFlow()
+    elif config.flow == ANALYTIC:
+        source = AnalyticSource(GRID)
+    else:
+        source = EstimatedSource(make_flow(config.flow), GRID, config.degrade, config.seed)
     store = TransitionStore(folder, source, config.batch, config.seed)
-    flow_scale = store.prepare(lambda x: tqdm(list(x), desc=f'{config.flow} flow', unit='shard'))
-    scales = Scales(folder.action_scale, folder.action_max, flow_scale)
+    flow_scale = store.prepare(lambda x: tqdm(list(x), desc=f'{source.flow_id} flow', unit='shard'))
+    # Without flow there is no scale of it; 1 changes nothing.
+    scales = Scales(folder.action_scale, folder.action_max, flow_scale or 1.0)
 
     torch.manual_seed(config.seed)
-    net = JacobianNet(
-        NetworkConfig(
-            len(contract.channels), contract.canvas.height, contract.canvas.width,
-            stem=config.stem, widths=config.widths, gradient_rows=config.gradient_rows,
-        )
-    )
+    net = make_network(config, contract)
     trainer = Trainer(config, store, net, scales)
-    curve = LearningCurve(f'{name}: {config.flow} flow, {len(contract.channels)} channels')
+    curve = LearningCurve(f'{name}: {source.flow_id} flow, {len(contract.channels)} channels')
     state = out / f'{name}.state'
     identity = {'config': _identity(config), 'data': folder.digest, 'flow_id': source.flow_id}
     if resume:
@@ -242,7 +233,7 @@ def train(
         out / f'{name}.safetensors',
         {k: v.numpy() for k, v in model.net.state_dict().items()},
         kind='idm',
-        config=config_of(model.net, scales, source.flow_id, config.ridge),
+        config=_checkpoint_config(model),
         contract=fields,
         training={
             'command': command or ' '.join(sys.argv),
@@ -254,9 +245,20 @@ def train(
             'metrics': metrics,
         },
     )
+    metrics['parameters'] = net.parameters_count
+    metrics['translator'] = config.translator
     curve.write(out / f'{name}.curve')
     _LOG.info('%s: held-out action MSE %.4f', name, metrics['mse_stacked'])
     return metrics
+
+
+def _checkpoint_config(model: Trained) -> dict[str, Any]:
+    if isinstance(model, TrainedDirect):
+        return direct.config_of(model)
+    return {
+        'translator': 'jacobian',
+        **config_of(model.net, model.scales, model.flow_id, model.ridge),
+    }
 
 
 def _identity(config: TrainingConfig) -> dict[str, Any]:
@@ -283,12 +285,13 @@ def main_train(
         data: folder of shards to train on.
         held_out: folder of shards to measure with.
         out: where checkpoint, curve and state go.
-        name: of the checkpoint; `jidm_<embodiment><n>` unless given, `_<flow>` appended when that
-            is not dis.
+        name: of the checkpoint; `jidm_<embodiment><n>` unless given (`direct_flow_...` or
+            `direct_pair_...` for a baseline), `_<flow>` appended when that is not dis.
         resume: go on where a training of that name and recipe stopped.
         command: stored in the checkpoint.
-        recipe: fields of TrainingConfig: flow (dis | farneback | analytic), steps, batch, seed,
-            rate, gradient_rows, bfloat16, threads ...
+        recipe: fields of TrainingConfig: translator (jacobian | direct_flow | direct_pair), flow
+            (dis | farneback | analytic), steps, batch, seed, rate, gradient_rows, bfloat16,
+            threads ...
 
     Returns:
         Metrics on the held-out transitions, plain data.
@@ -304,8 +307,10 @@ def main_train(
         raise TrainingError(f'no option {unknown[0]!r}; there are {known}')
     config = TrainingConfig(**recipe)
     if name is None:
-        name = f'jidm_{contract.embodiment}{len(contract.channels)}'
-        name += '' if config.flow == 'dis' else f'_{config.flow}'
+        what = 'jidm' if config.translator == 'jacobian' else config.translator
+        name = f'{what}_{contract.embodiment}{len(contract.channels)}'
+        if config.translator != 'direct_pair' and config.flow != 'dis':
+            name += f'_{config.flow}'
     return train(
         config, contract, Path(data), Path(held_out), Path(out), name, resume=resume,
         command=command,
