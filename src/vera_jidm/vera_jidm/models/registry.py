@@ -14,9 +14,31 @@ def _convolutional(config: dict[str, Any]) -> JacobianNetwork:
     return JacobianNet(NetworkConfig.from_dict(config))
 
 
+def _dinov2(config: dict[str, Any]) -> JacobianNetwork:
+    from vera_jidm.models.dinov2 import Dinov2Config, Dinov2Jacobian
+
+    return Dinov2Jacobian(Dinov2Config.from_dict(config))
+
+
+def _vggt(config: dict[str, Any]) -> JacobianNetwork:
+    from vera_jidm.models.vggt import VggtConfig, VggtJacobian
+
+    return VggtJacobian(VggtConfig.from_dict(config))
+
+
 # Imported on use: some families need packages that are not always there.
 _BUILDERS: dict[str, Callable[[dict[str, Any]], JacobianNetwork]] = {
     'convolutional': _convolutional,
+    'dinov2': _dinov2,
+    'vggt': _vggt,
+}
+
+
+# For `vera models`.
+ABOUT = {
+    'convolutional': 'small U-Net for a CPU; the default, with shipped weights',
+    'dinov2': 'DINOv2-small (Apache-2.0, through transformers), DPT neck and head',
+    'vggt': 'DPT head over VGGT or another joint multi-view backbone that you bring',
 }
 
 
@@ -30,6 +52,7 @@ def build(config: dict[str, Any]) -> JacobianNetwork:
 
     Raises:
         ValueError: an unknown family, or a config that makes no network; it names what is wrong.
+        BackboneError: a backbone that the user must bring is not there.
     """
     family = config.get('family', 'convolutional')
     if family not in _BUILDERS:
