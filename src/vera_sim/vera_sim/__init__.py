@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from vera_sim.finger import DwellJudge, FingerEnv
 from vera_sim.language import Instruction
 
-ENVIRONMENTS = {'finger': FingerEnv}
+
+def _pusht(**options: Any) -> Any:
+    try:
+        from vera_sim.pusht import PushTEnv
+    except ModuleNotFoundError as error:
+        if error.name != 'pymunk':
+            raise
+        raise ValueError('PushT needs pymunk; run: pip install "pymunk>=6.11.1,<7"') from error
+    return PushTEnv(**options)
 
 
-def make_environment(name: str, options: dict[str, Any], size: int) -> FingerEnv:
+ENVIRONMENTS: dict[str, Callable[..., Any]] = {'finger': FingerEnv, 'pusht': _pusht}
+
+
+def make_environment(name: str, options: dict[str, Any], size: int) -> Any:
     """The environment called `name`, with the contract's sim options, pictured size x size.
 
     Raises:

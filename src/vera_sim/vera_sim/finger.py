@@ -1,4 +1,4 @@
-"""The planar finger: 2 to 20 joints, coloured discs on a table, goals in words."""
+"""The planar finger: 1 to 20 joints, coloured discs on a table, goals in words."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class FingerEnv:
     result does not depend on how a stretch of time is cut into steps with one set-point.
 
     Raises:
-        ValueError: a number of joints outside 2..20 or of discs outside 0..4.
+        ValueError: a number of joints outside 1..20 or of discs outside 0..4.
     """
 
     def __init__(self, joints: int = 3, discs: int = 3, size: int = 128) -> None:
-        if not 2 <= joints <= 20:
-            raise ValueError(f'the finger has 2 to 20 joints, not {joints}')
+        if not 1 <= joints <= 20:
+            raise ValueError(f'the finger has 1 to 20 joints, not {joints}')
         if not 0 <= discs <= len(PALETTE):
             raise ValueError(f'the finger has 0 to {len(PALETTE)} discs, not {discs}')
         self.joints = joints
@@ -148,15 +148,40 @@ class FingerEnv:
         """The expert's future as camera images, one for each frame period to come."""
         return [self.render_at(p) for p in self.expert_joint_path(target, frames, q)]
 
-    def self_play(self, rng: np.random.Generator, max_dq: float = 0.12) -> tuple[Float, Float]:
-        """A random transition (q0, q1) [rad] inside the limits, |q1 - q0| <= max_dq per joint."""
-        while True:
-            q0 = rng.uniform(self._low, self._high)
-            chain = points(q0)
-            if ((chain[1:] > 2) & (chain[1:] < CANVAS - 2)).all():
+    def self_play(
+        self,
+        rng: np.random.Generator,
+        max_dq: float = 0.12,
+        *,
+        span: float | None = None,
+        start: Float | None = None,
+    ) -> tuple[Float, Float]:
+        """A random transition (q0, q1) [rad] inside the limits, |q1 - q0| <= max_dq per joint.
+
+        Args:
+            rng: of both postures.
+            max_dq: largest change of a joint [rad].
+            span: keep every joint within +-span [rad], and within its limits.
+            start: q0; a posture inside the picture is drawn unless it is given.
+        """
+        low, high = self._low, self._high
+        if span is not None:
+            if not span > 0:
+                raise ValueError(f'a span of {span} rad leaves no posture')
+            low, high = np.maximum(low, -span), np.minimum(high, span)
+        q0 = rng.uniform(low, high) if start is None else np.asarray(start, np.float64)
+        while start is None and not self._pictured(q0):
+            q0 = rng.uniform(low, high)
+        for _ in range(100):
+            q1 = np.clip(q0 + rng.uniform(-max_dq, max_dq, self.joints), low, high)
+            if start is None or self._pictured(q1):
                 break
-        q1 = np.clip(q0 + rng.uniform(-max_dq, max_dq, self.joints), self._low, self._high)
         return q0, q1
+
+    @staticmethod
+    def _pictured(q: Float) -> bool:
+        chain = points(q)[1:]
+        return bool(((chain > 2) & (chain < CANVAS - 2)).all())
 
     def analytic_flow(
         self, q0: Float, q1: Float, size: int

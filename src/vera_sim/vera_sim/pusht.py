@@ -1,0 +1,238 @@
+"""PushT behind the Environment seam: a pusher on two prismatic axes, a T-shaped block, a goal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vera_sim import pusht_painter
+from vera_sim.language import Instruction
+from vera_sim.pusht_expert import PushTExpert, corner_error
+from vera_sim.pusht_painter import PushTPainter
+from vera_sim.pusht_physics import (
+    OUTLINE,
+    PUSHER_RADIUS,
+    STEP,
+    TABLE,
+    Float,
+    PushTPhysics,
+    PushTState,
+    coverage,
+    to_world,
+)
+
+# One unit of gym-pusht's 512 x 512 table is a millimetre here.
+UNITS_PER_METRE = 1000.0
+CONTROLS = ('velocity', 'position')
+TARGET = 'goal'
+TRAINING: tuple[str, ...] = (
+    'push the T onto its goal',
+    'push the T to the green goal',
+    'push the block onto the green T',
+    'move the T to the goal',
+    'cover the green T with the block',
+    'put the T on its outline',
+)
+HELD_OUT: tuple[str, ...] = (
+    'slide the tee into the green shape',
+    'line the block up with the target',
+)
+
+
+@dataclass(frozen=True)
+class PushTTransition:
+    """One self-play transition: states before and after, action float64 [2] in metres."""
+
+    before: PushTState
+    after: PushTState
+    action: Float
+
+
+class PushTEnv:
+    """PushT, pictured `size` x `size`.
+
+    Joints are `pusher_x` and `pusher_y` [m], along the picture's x (right) and y (down).
+
+    Args:
+        size: side of the picture, pixels.
+        control: 'velocity': the pusher goes straight to each set-point, at most 0.512 m/s along an
+            axis, as in VERA's PushT; 'position': gym-pusht's servo, which lags by 0.2 s.
+        success: coverage of the goal from which the block counts as there.
+        smooth: see PushTPainter.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    joint_names = ('pusher_x', 'pusher_y')
+
+    def __init__(
+        self,
+        size: int = 96,
+        control: str = 'velocity',
+        success: float = 0.82,
+        smooth: bool = True,
+    ) -> None:
+        if control not in CONTROLS:
+            raise ValueError(f'no control {control!r}; there are {", ".join(CONTROLS)}')
+        if not 0 < success <= 1:
+            raise ValueError(f'success is a coverage of {success:g}; it lies in 0..1')
+        self.size = size
+        self.control = control
+        self.success_coverage = success
+        self._painter = PushTPainter(size, smooth)
+        self.physics = PushTPhysics()
+        self._scratch = PushTPhysics()
+        self._expert = PushTExpert()
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        """Start the episode of this seed, the uniform start that gym-pusht draws from it."""
+        self.physics.reset(seed)
+        self._expert.reset()
+
+    def step(self, target: Float, dt: float) -> None:
+        """Advance by `dt` seconds with the set-point `target` [m] held constant."""
+        goal = np.asarray(target, np.float64) * UNITS_PER_METRE
+        if self.control == 'velocity':
+            self.physics.follow(goal, dt)
+        else:
+            self.physics.servo(goal, dt)
+
+    def state(self) -> tuple[Float, Float]:
+        """Pusher's position [m] and velocity [m/s], float64 [2] each."""
+        now = self.physics.state()
+        return now.pusher / UNITS_PER_METRE, now.velocity / UNITS_PER_METRE
+
+    def set_state(self, q: Float, dq: Float | None = None) -> None:
+        """Put the pusher at `q` [m] with velocity `dq` [m/s], zero unless given."""
+        now = self.physics.state()
+        velocity = np.zeros(2) if dq is None else np.asarray(dq, np.float64) * UNITS_PER_METRE
+        self.physics.set_state(
+            replace(now, pusher=np.asarray(q, np.float64) * UNITS_PER_METRE, velocity=velocity)
+        )
+
+    def set_scene(self, state: PushTState) -> None:
+        """Put pusher and block there."""
+        self.physics.set_state(state)
+        self._expert.reset()
+
+    def scene(self) -> PushTState:
+        """Where pusher and block are."""
+        return self.physics.state()
+
+    def render(self) -> NDArray[np.uint8]:
+        """The camera image now, RGB uint8 [size, size, 3]."""
+        return self.render_scene(self.physics.state())
+
+    def render_scene(self, state: PushTState) -> NDArray[np.uint8]:
+        """The image of another state; the present one stays as it is."""
+        return self._painter.paint(state)
+
+    def coverage(self) -> float:
+        """Share of the goal that the block covers now, 0..1."""
+        return coverage(self.physics.state().block)
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """What a goal can name: the goal."""
+        return (TARGET,)
+
+    def tip(self) -> Float:
+        """Where the block is [px of the picture], float64 [2]: it has to come to rest."""
+        return self.physics.state().block[:2] * (self.size / TABLE)
+
+    def distances(self) -> Float:
+        """Mean distance of the block's corners from the goal's [px of the picture], float64 [1]."""
+        return np.array([corner_error(self.physics.state().block) * self.size / TABLE])
+
+    def inside(self) -> NDArray[np.bool_]:
+        """Whether the goal is covered, bool [1]."""
+        return np.array([self.coverage() >= self.success_coverage])
+
+    def instruction(self, rng: np.random.Generator, *, held_out: bool = False) -> Instruction:
+        """The task in one of its phrasings."""
+        return Instruction(str(rng.choice(HELD_OUT if held_out else TRAINING)), TARGET)
+
+    def parse(self, text: str) -> str | None:
+        """'goal' for one of our own phrasings, else None."""
+        return TARGET if text in TRAINING or text in HELD_OUT else None
+
+    def progress(self, target: str, start: float) -> float:
+        """Share of the way from the start distance [px of the picture] to the goal, 0..1."""
+        return float(np.clip(1 - float(self.distances()[0]) / max(start, 1e-9), 0, 1))
+
+    def expert_rollout(
+        self, target: str, frames: int, q: Float | None = None
+    ) -> list[NDArray[np.uint8]]:
+        """The expert's next `frames` camera images, 0.1 s apart, the pusher starting from `q` [m].
+
+        The block starts from where it is now.
+        """
+        now = self.physics.state()
+        if q is not None:
+            now = replace(now, pusher=np.asarray(q, np.float64) * UNITS_PER_METRE)
+        _, states, memory = self._expert.foresee(now, frames)
+        # What it began, it goes on with next time; the rest it tries again anyway.
+        self._expert.push = memory[0] if memory else None
+        return [self.render_scene(state) for state in states]
+
+    def self_play(self, rng: np.random.Generator, max_delta: float = 0.024) -> PushTTransition:
+        """A random transition: half of them begin at the block, and most of these push it.
+
+        Args:
+            rng: of everything random.
+            max_delta: longest displacement [m]; lengths are uniform, directions too.
+        """
+        at_block = rng.random() < 0.5
+        while True:
+            block = np.array([*rng.uniform(70, TABLE - 70, 2), rng.uniform(-np.pi, np.pi)])
+            pusher = rng.uniform(22, TABLE - 22, 2)
+            if at_block:
+                pusher = _beside(rng, block)
+            if _clear(pusher, block):
+                break
+        angle = rng.uniform(-np.pi, np.pi)
+        if at_block and rng.random() < 0.6:
+            towards = to_world(np.array([0.0, 45.0]), block) - pusher
+            angle = float(np.arctan2(towards[1], towards[0])) + rng.normal(0, 0.6)
+        length = rng.uniform(0, max_delta) * UNITS_PER_METRE
+        delta = length * np.array([np.cos(angle), np.sin(angle)])
+        # Towards the middle rather than off the table.
+        delta = np.where((pusher + delta > 22) & (pusher + delta < TABLE - 22), delta, -delta)
+        before = PushTState.at(pusher, block)
+        self._scratch.set_state(before)
+        self._scratch.move(delta, STEP)
+        return PushTTransition(before, self._scratch.state(), delta / UNITS_PER_METRE)
+
+    def analytic_flow(
+        self, before: PushTState, after: PushTState, size: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Exact flow, float32 [S, S, 2] px, and what stays visible, bool [S, S]."""
+        return pusht_painter.analytic_flow(before, after, size)
+
+
+def _beside(rng: np.random.Generator, block: Float) -> Float:
+    """A pusher's centre at the block's outline, touching it or up to 25 units away."""
+    edge = int(rng.integers(len(OUTLINE)))
+    a, b = OUTLINE[edge], OUTLINE[(edge + 1) % len(OUTLINE)]
+    along = (b - a) / np.linalg.norm(b - a)
+    gap = PUSHER_RADIUS + (rng.uniform(0, 3) if rng.random() < 0.6 else rng.uniform(3, 25))
+    point = a + rng.random() * (b - a) + gap * np.array([along[1], -along[0]])
+    return to_world(point, block)
+
+
+def _clear(pusher: Float, block: Float) -> bool:
+    """Whether pusher and block are on the table and do not overlap."""
+    corners = to_world(OUTLINE, block)
+    if not ((corners > 12) & (corners < TABLE - 12)).all():
+        return False
+    if not ((pusher > 22) & (pusher < TABLE - 22)).all():
+        return False
+    c, s = np.cos(block[2]), np.sin(block[2])
+    x, y = (pusher - block[:2]) @ np.array([[c, -s], [s, c]])
+    bar = np.hypot(max(abs(x) - 60, 0), max(-y, y - 30, 0))
+    stem = np.hypot(max(abs(x) - 15, 0), max(30 - y, y - 120, 0))
+    return float(min(bar, stem)) >= PUSHER_RADIUS

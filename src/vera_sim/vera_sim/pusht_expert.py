@@ -1,0 +1,335 @@
+"""A scripted expert for PushT: it tries pushes in a copy of the physics and takes the best one.
+
+A push is a contact on the block's outline, a straight direction and a length. All contacts and
+directions are tried from the block's present pose; the drop of the corners' distance to the goal,
+for each step that it costs, decides. The pusher walks to the contact round the block, at a
+distance from it, and every few steps the rest of the push is tried again from what is true by now.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vera_sim.pusht_physics import (
+    GOAL,
+    OUTLINE,
+    PUSHER_RADIUS,
+    Float,
+    PushTPhysics,
+    PushTState,
+    to_world,
+)
+
+_GOAL_CORNERS = to_world(OUTLINE, GOAL)
+# The pusher's centre stays this far from the table's edges.
+MARGIN = 22.0
+LOW, HIGH = MARGIN, 512.0 - MARGIN
+TOUCH = PUSHER_RADIUS + 2.5  # where a push begins: outline (drawn 2 wide) and a little air
+CLEAR = PUSHER_RADIUS + 6.0  # distance kept on the way to it
+_NEAR = 12.0  # corners' distance under which fine pushes are tried
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """How the expert moves.
+
+    Attributes:
+        travel: largest step on the way to a contact, units of the table per action.
+        push: largest step while pushing.
+        contacts: points of the outline that are tried.
+        angles: directions tried at each, rad from the inward normal.
+        overhead: steps that a change of contact counts for, beyond those of the way.
+        enough: corners' distance at which there is nothing left to do.
+    """
+
+    travel: float = 20.0
+    push: float = 10.0
+    contacts: int = 32
+    angles: tuple[float, ...] = (-0.5, 0.0, 0.5)
+    overhead: float = 2.0
+    enough: float = 0.5
+
+
+@dataclass(frozen=True)
+class Push:
+    """A push: in the frame of the block as it was when the push was chosen.
+
+    Attributes:
+        start: float64 [2], pusher's centre at the contact, on the table.
+        direction: float64 [2], unit vector on the table.
+        length: units of the table.
+        begun: whether the pusher is past `start`.
+        before: error when it was chosen.
+    """
+
+    start: Float
+    direction: Float
+    length: float
+    begun: bool
+    before: float
+
+    @property
+    def end(self) -> Float:
+        """Where the pusher's centre ends, float64 [2]."""
+        end: Float = self.start + self.direction * self.length
+        return end
+
+
+def corner_error(block: Float) -> float:
+    """Mean distance of the block's eight corners from where the goal wants them."""
+    return float(np.linalg.norm(to_world(OUTLINE, block) - _GOAL_CORNERS, axis=-1).mean())
+
+
+class PushTExpert:
+    """Decides one step after another; `push` is all that it remembers.
+
+    Args:
+        config: how it moves.
+    """
+
+    def __init__(self, config: ExpertConfig | None = None) -> None:
+        self.config = config or ExpertConfig()
+        self.push: Push | None = None
+        self._physics = PushTPhysics()
+        self._contacts, self._normals = _outline_contacts(self.config.contacts)
+
+    def reset(self) -> None:
+        """Forget the push under way."""
+        self.push = None
+
+    def act(self, state: PushTState) -> Float:
+        """The pusher's next displacement, float64 [2], units of the table."""
+        if self.push is not None and self.push.begun:
+            self.push = self._rest(state, self.push)
+        if self.push is None:
+            self.push = self._choose(state)
+            if self.push is None:
+                return np.zeros(2)
+        if not self.push.begun:
+            path = self._path(state, self.push.start)
+            if path is None:
+                self.push = self._choose(state)
+                path = self._path(state, self.push.start) if self.push else None
+                if path is None:
+                    self.push = None
+                    return np.zeros(2)
+            step = path[1] - state.pusher
+            size = float(np.linalg.norm(step))
+            assert self.push is not None
+            if size <= self.config.travel:
+                if len(path) == 2:
+                    self.push = replace(self.push, begun=True)
+                return step
+            return step * (self.config.travel / size)
+        return self._toward(state.pusher, self.push.end, self.config.push)
+
+    def rollout(self, state: PushTState, steps: int) -> tuple[Float, list[PushTState]]:
+        """What the expert would do from `state`, without doing it.
+
+        `push` is afterwards what it was before.
+
+        Returns:
+            Displacements float64 [steps, 2], and the states after each.
+        """
+        moves, states, _ = self.foresee(state, steps)
+        return moves, states
+
+    def foresee(
+        self, state: PushTState, steps: int
+    ) -> tuple[Float, list[PushTState], list[Push | None]]:
+        """As `rollout`, and what the expert would remember after each step."""
+        kept = self.push
+        physics = PushTPhysics()
+        physics.set_state(state)
+        moves, states, memory = [], [], []
+        for _ in range(steps):
+            move = self.act(physics.state())
+            physics.move(move)
+            moves.append(move)
+            states.append(physics.state())
+            memory.append(self.push)
+        self.push = kept
+        return np.array(moves), states, memory
+
+    @staticmethod
+    def _toward(a: Float, b: Float, most: float) -> Float:
+        step: Float = b - a
+        return step * min(1.0, most / max(float(np.linalg.norm(step)), 1e-9))
+
+    def _rest(self, state: PushTState, push: Push) -> Push | None:
+        """The push with the length that is best from here, or None when it is better to stop."""
+        along = float((state.pusher - push.start) @ push.direction)
+        aside = float(np.linalg.norm(state.pusher - push.start - along * push.direction))
+        if aside > 8:
+            return None
+        now = corner_error(state.block)
+        # A little further than was planned: what the pusher missed so far can be made up for.
+        left = max(0.0, push.length - along) + 15
+        errors, lengths = self._try(state, push.direction, left)
+        if len(errors) == 0 or errors.min() > now - 0.05:
+            return None
+        best = float(lengths[int(errors.argmin())])
+        return replace(push, start=state.pusher, length=best, before=now)
+
+    def _try(self, state: PushTState, direction: Float, length: float) -> tuple[Float, Float]:
+        """Errors after pushing on, and how far the pusher went for each, float64 [k] both."""
+        step = min(self.config.push, max(1.0, length / 12))
+        errors, lengths = [], []
+        physics = self._physics
+        physics.set_state(replace(state, velocity=np.zeros(2)))
+        position = state.pusher
+        for k in range(1, int(length / step) + 1):
+            position = position + direction * step
+            if not ((position > LOW) & (position < HIGH)).all():
+                break
+            physics.move(direction * step, 0.01 * max(1, round(step)))
+            errors.append(corner_error(physics.state().block))
+            lengths.append(k * step)
+        return np.array(errors), np.array(lengths)
+
+    def _choose(self, state: PushTState) -> Push | None:
+        """The push with the steepest fall of error for each step, or None when none helps."""
+        config = self.config
+        now = corner_error(state.block)
+        if now < config.enough:
+            return None
+        rest = PushTState.at(state.pusher, state.block)
+        c, s = np.cos(state.block[2]), np.sin(state.block[2])
+        R = np.array([[c, s], [-s, c]])
+        near = now < _NEAR
+        farthest = 30.0 if near else 130.0
+        options: list[tuple[float, Push]] = []
+        for point, normal in zip(self._contacts, self._normals, strict=True):
+            start = to_world(point + normal * TOUCH, state.block)
+            if not ((start > LOW) & (start < HIGH)).all():
+                continue
+            for angle in config.angles:
+                ca, sa = np.cos(angle), np.sin(angle)
+                inward = -normal @ np.array([[ca, sa], [-sa, ca]])
+                direction = inward @ R
+                # Coarse and quick: the rest is tried again while pushing.
+                from_here = replace(rest, pusher=start)
+                errors, lengths = self._try(from_here, direction, farthest)
+                if len(errors) == 0:
+                    continue
+                cost = lengths / config.push + config.overhead
+                way = float(np.linalg.norm(start - state.pusher)) / config.travel
+                gain = (now - errors) / (cost + way)
+                best = int(gain.argmax())
+                if errors[best] < now - 0.1:
+                    push = Push(start, direction, float(lengths[best]), False, now)
+                    options.append((float(gain[best]), push))
+        options.sort(key=lambda option: -option[0])
+        chosen: Push | None = None
+        worth = 0.0
+        for hoped, push in options[:16]:
+            if hoped <= worth:
+                break
+            path = self._path(state, push.start)
+            if path is None:
+                continue
+            hops = itertools.pairwise(path)
+            detour = sum(float(np.linalg.norm(b - a)) for a, b in hops) / config.travel
+            straight = float(np.linalg.norm(push.start - state.pusher)) / config.travel
+            effort = push.length / config.push + config.overhead
+            real = hoped * (effort + straight) / (effort + detour)
+            if real > worth:
+                chosen, worth = push, real
+        return chosen
+
+    def _path(self, state: PushTState, target: Float) -> list[Float] | None:
+        """Way points from the pusher to `target` round the block, both included, or None."""
+        corners = to_world(_DETOUR, state.block)
+        inside = ((corners > LOW - 8) & (corners < HIGH + 8)).all(-1)
+        nodes = np.concatenate([[state.pusher], corners[inside], [target]])
+        outline = to_world(OUTLINE, state.block)
+        n = len(nodes)
+        first, second = np.triu_indices(n, 1)
+        clear = _distance(nodes[first], nodes[second], outline)
+        ends = _distance(nodes, nodes, outline)
+        # Where a way begins or ends closer than CLEAR, it may be as close, not closer.
+        needed = np.minimum(CLEAR, np.minimum(ends[first], ends[second]) - 0.05)
+        # Through the block is never a way, not even for a pusher that overlaps it a little.
+        open_ways = (clear >= needed) & (clear > PUSHER_RADIUS - 3)
+        length = np.full((n, n), np.inf)
+        size = np.linalg.norm(nodes[first] - nodes[second], axis=-1)
+        length[first, second] = length[second, first] = np.where(open_ways, size, np.inf)
+        return _shortest(nodes, length)
+
+
+def _outline_contacts(count: int) -> tuple[Float, Float]:
+    """Points spread over the outline and outward normals there, float64 [count, 2] each."""
+    a, b = OUTLINE, np.roll(OUTLINE, -1, axis=0)
+    sizes = np.linalg.norm(b - a, axis=-1)
+    ends = np.cumsum(sizes)
+    points, normals = [], []
+    for at in (np.arange(count) + 0.5) / count * ends[-1]:
+        edge = int(np.searchsorted(ends, at))
+        along = (b[edge] - a[edge]) / sizes[edge]
+        points.append(a[edge] + along * (at - ends[edge] + sizes[edge]))
+        normals.append([along[1], -along[0]])
+    return np.array(points), np.array(normals)
+
+
+_D = CLEAR + 1.0
+# Corners of a T grown by _D, for going round it; those in the armpits are never on a way.
+_DETOUR: Float = np.array(
+    [
+        [-60 - _D, -_D], [60 + _D, -_D], [60 + _D, 30 + _D], [15 + _D, 120 + _D],
+        [-15 - _D, 120 + _D], [-60 - _D, 30 + _D], [15 + _D, 30 + _D], [-15 - _D, 30 + _D],
+    ]
+)
+
+
+def _distance(a: Float, b: Float, outline: Float) -> Float:
+    """From segments a-b [m, 2] to a polygon's outline [k, 2]; zero where they cross it; [m]."""
+    c, d = outline[None], np.roll(outline, -1, axis=0)[None]
+    a, b = a[:, None], b[:, None]
+    near = np.minimum(
+        np.minimum(_to_segment(a, c, d), _to_segment(b, c, d)),
+        np.minimum(_to_segment(c, a, b), _to_segment(d, a, b)),
+    )
+    one = _cross(b - a, c - a) * _cross(b - a, d - a) < 0
+    two = _cross(d - c, a - c) * _cross(d - c, b - c) < 0
+    distance: Float = np.where(one & two, 0.0, near).min(-1)
+    return distance
+
+
+def _to_segment(p: Float, a: Float, b: Float) -> Float:
+    along = b - a
+    size = np.maximum((along**2).sum(-1), 1e-12)
+    t = np.clip(((p - a) * along).sum(-1) / size, 0, 1)
+    distance: Float = np.linalg.norm(p - a - t[..., None] * along, axis=-1)
+    return distance
+
+
+def _cross(a: Float, b: Float) -> Float:
+    out: Float = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+    return out
+
+
+def _shortest(nodes: Float, length: NDArray[np.float64]) -> list[Float] | None:
+    """Dijkstra from the first node to the last."""
+    n = len(nodes)
+    best = np.full(n, np.inf)
+    best[0] = 0
+    before = np.full(n, -1)
+    todo = set(range(n))
+    while todo:
+        i = min(todo, key=lambda k: best[k])
+        if not np.isfinite(best[i]):
+            return None
+        if i == n - 1:
+            break
+        todo.remove(i)
+        for j in todo:
+            if best[i] + length[i, j] < best[j]:
+                best[j], before[j] = best[i] + length[i, j], i
+    way = [n - 1]
+    while way[-1] != 0:
+        way.append(int(before[way[-1]]))
+    return [nodes[i] for i in reversed(way)]
