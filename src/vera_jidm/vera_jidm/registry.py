@@ -7,12 +7,13 @@ from pathlib import Path
 from vera_core.checkpoint import CheckpointError, CheckpointInfo, find_checkpoint
 from vera_core.contract import Contract
 from vera_core.contract_files import checkpoint_folders
+from vera_jidm.analytic_translator import AnalyticTranslator
 from vera_jidm.direct_translator import DirectTranslator
 from vera_jidm.flow import PairFlow
 from vera_jidm.translator import JacobianTranslator
 
 SHIPPED = Path(__file__).parent / 'checkpoints'
-TRANSLATORS = ('jacobian', 'direct_flow', 'direct_pair')
+TRANSLATORS = ('jacobian', 'direct_flow', 'direct_pair', 'analytic')
 
 
 class UnknownTranslatorError(ValueError):
@@ -52,11 +53,12 @@ def make_translator(
     *,
     mode: str = 'stacked',
     estimator: PairFlow | None = None,
-) -> JacobianTranslator | DirectTranslator:
+) -> JacobianTranslator | DirectTranslator | AnalyticTranslator:
     """A translator for an embodiment.
 
     Args:
-        name: 'jacobian', or a baseline, 'direct_flow' or 'direct_pair'.
+        name: 'jacobian'; or a baseline, 'direct_flow' or 'direct_pair'; or 'analytic', which takes
+            no checkpoint but the contract's `kinematics` and `calibration`.
         contract: says channels, canvas and the default checkpoint.
         checkpoint: name or path; the contract's default if empty.
         mode: 'stacked', or 'paper' for Eq. 6 alone (of a baseline: o_t alone).
@@ -65,11 +67,18 @@ def make_translator(
     Raises:
         UnknownTranslatorError: no such translator, or no checkpoint named anywhere.
         CheckpointError, FlowError, TranslationError: the checkpoint cannot be used here.
+        CalibrationError, UrdfError: the contract does not tell what 'analytic' needs.
     """
     if name not in TRANSLATORS:
         raise UnknownTranslatorError(
             f'no translator {name!r}; there are {", ".join(TRANSLATORS)}'
         )
+    if name == 'analytic':
+        if checkpoint:
+            raise CheckpointError(
+                f'the analytic translator takes no checkpoint; leave {checkpoint!r} out'
+            )
+        return AnalyticTranslator.from_contract(contract, estimator=estimator, mode=mode)
     info = find_translator_checkpoint(contract, checkpoint)
     made_for = info.config.get('translator', 'jacobian')
     if made_for != name:
