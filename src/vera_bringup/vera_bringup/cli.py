@@ -23,8 +23,10 @@ app = typer.Typer(
 )
 train = typer.Typer(help='Train the networks of one embodiment.', no_args_is_help=True)
 bench = typer.Typer(help='Measure this machine, and the planner on it.', no_args_is_help=True)
+study = typer.Typer(help="The paper's studies, redone.", no_args_is_help=True)
 app.add_typer(train, name='train')
 app.add_typer(bench, name='bench')
+app.add_typer(study, name='study')
 
 # Typer reads these at run time under every supported Python, so no `X | None` here.
 Embodiment = Annotated[str, typer.Argument(help='embodiment: a name (finger) or a contract file')]
@@ -318,6 +320,41 @@ def bench_words(
     from vera_bringup.commands.words import run
 
     run(embodiment, scenes, planner_checkpoint, seed, as_json)
+
+
+@study.command('pusht')
+def study_pusht(
+    out: Annotated[Path, typer.Option(help='folder for data, checkpoints, rows, plots')] = Path(
+        'runs/study_pusht'
+    ),
+    models: Annotated[str, typer.Option(help='trained and measured; none: skip')] = (
+        'jacobian,direct_flow,direct_pair'
+    ),
+    seeds: Annotated[int, typer.Option(help='trainings of each model', min=1)] = 3,
+    transitions: Annotated[int, typer.Option(help='self-play transitions', min=1)] = 3000,
+    steps: Annotated[int, typer.Option(help='optimiser steps of each training', min=1)] = 1000,
+    episodes: Annotated[int, typer.Option(help='uniform starts in the loop', min=1)] = 100,
+    seed: Annotated[int, typer.Option(help='of the first start', min=0)] = 2026,
+    loop: Annotated[str, typer.Option(help='loops to close; expert: its own actions')] = (
+        'expert,jacobian'
+    ),
+    checkpoint: Annotated[
+        str, typer.Option(help="the jacobian's, by name or path; empty: trained here")
+    ] = '',
+    execute: Annotated[int, typer.Option(help='actions before the next plan', min=1)] = 3,
+    quick: Annotated[
+        bool, typer.Option('--quick', help='small data, short trainings, five starts')
+    ] = False,
+    threads: Annotated[int, typer.Option(help='CPU threads', min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """PushT: action error of the translators, and coverage reached with an oracle planner."""
+    from vera_bringup.commands.study_pusht import run
+
+    run(
+        out, models, seeds, transitions, steps, episodes, seed, loop, checkpoint, execute, quick,
+        threads, as_json,
+    )
 
 
 @app.command()

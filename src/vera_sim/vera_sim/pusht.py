@@ -85,13 +85,13 @@ class PushTEnv:
         self._painter = PushTPainter(size, smooth)
         self.physics = PushTPhysics()
         self._scratch = PushTPhysics()
-        self._expert = PushTExpert()
+        self.expert = PushTExpert()
         self.reset(0)
 
     def reset(self, seed: int) -> None:
         """Start the episode of this seed, the uniform start that gym-pusht draws from it."""
         self.physics.reset(seed)
-        self._expert.reset()
+        self.expert.reset()
 
     def step(self, target: Float, dt: float) -> None:
         """Advance by `dt` seconds with the set-point `target` [m] held constant."""
@@ -117,7 +117,7 @@ class PushTEnv:
     def set_scene(self, state: PushTState) -> None:
         """Put pusher and block there."""
         self.physics.set_state(state)
-        self._expert.reset()
+        self.expert.reset()
 
     def scene(self) -> PushTState:
         """Where pusher and block are."""
@@ -174,9 +174,9 @@ class PushTEnv:
         now = self.physics.state()
         if q is not None:
             now = replace(now, pusher=np.asarray(q, np.float64) * UNITS_PER_METRE)
-        _, states, memory = self._expert.foresee(now, frames)
+        _, states, memory = self.expert.foresee(now, frames)
         # What it began, it goes on with next time; the rest it tries again anyway.
-        self._expert.push = memory[0] if memory else None
+        self.expert.push = memory[0] if memory else None
         return [self.render_scene(state) for state in states]
 
     def self_play(self, rng: np.random.Generator, max_delta: float = 0.024) -> PushTTransition:
