@@ -174,8 +174,8 @@ def test_what_does_not_fit_is_refused_by_name():
         make_world(dataclasses.replace(contract, sim=None))
     with pytest.raises(WorldError, match=r'joint_1, joint_2, joint_3, joint_4.*make sim.options'):
         SimWorld(contract, FingerEnv(joints=4, size=128))
-    with pytest.raises(WorldError, match='2 to 20 joints, not 1'):
-        sim = dataclasses.replace(contract.sim, options={'joints': 1})
+    with pytest.raises(WorldError, match='1 to 20 joints, not 0'):
+        sim = dataclasses.replace(contract.sim, options={'joints': 0})
         make_world(dataclasses.replace(contract, sim=sim))
     with pytest.raises(WorldError, match='unknown simulated environment'):
         make_world(

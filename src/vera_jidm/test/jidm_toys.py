@@ -62,7 +62,7 @@ def transitions(count, seed=0):
 def write_folder(folder, shards=2, count=40, seed=0, fields=FIELDS):
     for i in range(shards):
         write_shard(
-            folder / f'shard_{i:05d}.npz', transitions(count, seed * 100 + i),
+            folder / f'shard_{i:05d}.mcap', transitions(count, seed * 100 + i),
             {'contract': fields, 'source': 'toy', 'seed': seed},
         )
     return folder

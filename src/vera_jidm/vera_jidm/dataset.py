@@ -1,19 +1,18 @@
-"""Self-play transitions on disk, and batches of them.
+"""Batches of self-play transitions, from a folder of episode files.
 
-A data set is a folder of shards. Each shard is an .npz file (no pickle) with
-    format   int, 1
-    meta     JSON text: {"contract": <Contract.action_fields()>, "source": ..., "seed": ...}
-    before   uint8 [N, H, W, 3], canvases o_t
-    after    uint8 [N, H, W, 3], canvases o_t+1
-    actions  float32 [N, n], in the units of the contract's channels
-    flow, flow_back   float16 [N, H, W, 2] px, optional: analytic flow o_t -> o_t+1 and back
-Estimated flow is computed once and kept beside each shard, averaged over the network's cells.
+The files are read one at a time and as often as the memory asks for; see vera_jidm.episodes for
+what is in them. Beside them lie
+
+    statistics.json   scales of actions and flow, see vera_jidm.episodes_statistics
+    flow/             flow of an estimator, averaged over the network's cells: <file>.<source>.npz,
+                      keyed by the frames and actions it is of
+
+Neither is needed: what is missing is computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import zipfile
 import zlib
@@ -21,32 +20,32 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vera_core.contract import hash_fields
 from vera_core.seams import Array, Image
-from vera_jidm.augment import degrade
+from vera_jidm.episodes import (
+    DatasetError,
+    EpisodeInfo,
+    Transitions,
+    read_info,
+    read_shard,
+    write_shard,
+)
+from vera_jidm.episodes_statistics import (
+    FlowCounter,
+    FlowStatistics,
+    Statistics,
+    action_statistics,
+    read_statistics,
+    write_statistics,
+)
 from vera_jidm.flow import ANALYTIC, PairFlow
 
-FORMAT = 1
 _LOG = logging.getLogger(__name__)
-
-
-class DatasetError(ValueError):
-    """A data set that cannot be used; the message names the file and the cure."""
-
-
-@dataclass(frozen=True)
-class Transitions:
-    """N transitions; `flow` and `flow_back` are float16 [N, H, W, 2] px or None."""
-
-    before: Image
-    after: Image
-    actions: Array
-    flow: NDArray[np.float16] | None = None
-    flow_back: NDArray[np.float16] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,124 +60,144 @@ class GridFlow:
 
 @dataclass(frozen=True)
 class Batch:
-    """Training samples: uint8 images, float32 actions, flow and weights on the grid."""
+    """Training samples: uint8 images, float32 actions, flow and weights on the grid.
+
+    `positions` float64 [B, 2, j] are the joints at both frames, in the order of the data's
+    'joints'; None where the data hold none.
+    """
 
     before: Image
     after: Image
     actions: Array
     flow: GridFlow
-
-
-def write_shard(path: Path, data: Transitions, meta: Mapping[str, Any]) -> None:
-    """Write one shard, whole or not at all.
-
-    Args:
-        path: of the .npz file; its folder is made.
-        data: N >= 1 transitions.
-        meta: must hold 'contract', the contract's action fields.
-
-    Raises:
-        DatasetError: shapes, types or numbers that do not fit.
-    """
-    _check(data, path)
-    if 'contract' not in meta:
-        raise DatasetError(f'{path.name}: meta must hold the contract (Contract.action_fields())')
-    arrays: dict[str, Any] = {
-        'format': np.int64(FORMAT),
-        'meta': np.array(json.dumps(meta, sort_keys=True)),
-        'before': data.before,
-        'after': data.after,
-        'actions': data.actions.astype(np.float32),
-    }
-    if data.flow is not None and data.flow_back is not None:
-        arrays['flow'] = data.flow.astype(np.float16)
-        arrays['flow_back'] = data.flow_back.astype(np.float16)
-    _write(path, arrays)
-
-
-def read_shard(path: Path) -> tuple[Transitions, dict[str, Any]]:
-    """Transitions and meta of one shard; raises DatasetError when it is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if 'format' not in file or int(file['format']) != FORMAT:
-                raise DatasetError(f'{path} is no shard of format {FORMAT}')
-            meta = json.loads(str(file['meta']))
-            data = Transitions(
-                file['before'], file['after'], file['actions'],
-                file.get('flow'),
-                file.get('flow_back'),
-            )
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(f'{path} cannot be read ({error}); collect it again') from error
-    _check(data, path)
-    return data, meta
+    positions: NDArray[np.float64] | None = None
 
 
 class ShardFolder:
-    """The shards of one folder, opened one at a time.
+    """The episode files of one folder; opening it reads no frames.
 
     Attributes:
-        paths: shards in the order of their names.
+        paths: files in the order of their names.
         lengths: transitions in each.
-        contract: action fields they were collected under; meta: of the first shard.
-        action_scale, action_max: float64 [n], root mean square and largest size of the actions.
-        digest: identifies the transitions (not the file's bytes).
+        contract: action fields they were collected under; meta: of the first file.
+        canvas: height, width; channels: n.
+        analytic: whether every file holds analytic flow.
+        joints: names of the joints whose positions every file holds, or none.
+        digest: identifies the transitions (not the files' bytes).
+        statistics: of the actions, and of the flow of each source as far as it is known.
 
     Raises:
-        DatasetError: no shards, or shards that differ in contract or shape.
+        DatasetError: no files, damaged ones, ones that differ in contract, or statistics of others.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.paths = sorted(self.folder.glob('shard_*.npz'))
-        if not self.paths:
-            raise DatasetError(f'no shard_*.npz in {self.folder}; make some with `vera collect`')
-        self.lengths: list[int] = []
-        squares: NDArray[np.float64] | None = None
-        self.action_max: NDArray[np.float64] = np.zeros(1)
-        digest = hashlib.sha256()
-        for i, path in enumerate(self.paths):
-            data, meta = read_shard(path)
-            if i == 0:
-                self.meta = meta
-                self.contract: dict[str, Any] = meta['contract']
-                self.canvas = data.before.shape[1:3]
-                self.channels = data.actions.shape[1]
-                self.analytic = data.flow is not None
-            elif meta['contract'] != self.contract or data.before.shape[1:3] != self.canvas:
+        self.files = [read_info(path) for path in sorted(self.folder.glob('*.mcap'))]
+        if not self.files:
+            old = ' (its .npz files are of an older format)' * bool([*self.folder.glob('*.npz')])
+            raise DatasetError(
+                f'no episode files *.mcap in {self.folder}{old}; make some with `vera collect`'
+            )
+        first = self.files[0]
+        self.meta, self.contract, self.canvas = first.meta, first.contract, first.canvas
+        self.channels = first.channels
+        self.joints: list[str] = first.meta.get('joints', [])
+        for file in self.files:
+            if file.contract != self.contract or file.meta.get('joints', []) != self.joints:
                 raise DatasetError(
-                    f'{path} was collected under another contract than {self.paths[0]}'
+                    f'{file.path} was collected under another contract than {first.path}'
                 )
-            self.analytic &= data.flow is not None
-            self.lengths.append(len(data.actions))
-            total = np.square(data.actions, dtype=np.float64).sum(0)
-            squares = total if squares is None else squares + total
-            self.action_max = np.maximum(self.action_max, np.abs(data.actions).max(0))
-            digest.update(data.actions.tobytes())
-            digest.update(zlib.crc32(data.before.tobytes()).to_bytes(4, 'little'))
-        assert squares is not None
-        self.action_scale = np.sqrt(squares / sum(self.lengths))
-        self.digest = digest.hexdigest()[:16]
+        self.analytic = all(file.analytic for file in self.files)
+        self.paths = [file.path for file in self.files]
+        self.lengths = [file.count for file in self.files]
+        self.contract_hash = hash_fields(self.contract)
+        self.digest = digest_of_files(self.files)
+        kept = read_statistics(self.folder, self.contract_hash, self.digest)
+        self.statistics = kept or self._count()
 
     def __len__(self) -> int:
         return sum(self.lengths)
 
+    @property
+    def action_scale(self) -> NDArray[np.float64]:
+        """float64 [n], root mean square of the actions."""
+        return self.statistics.action_scale('rms')
 
-FlowSource = Callable[[Path, Transitions], GridFlow]
+    @property
+    def action_max(self) -> NDArray[np.float64]:
+        """float64 [n], largest size of the actions."""
+        return np.array(self.statistics.actions.max, np.float64)
+
+    def keep_flow_statistics(self, source: str, found: FlowStatistics) -> None:
+        """Remember the flow of a source, in statistics.json where that can be written."""
+        self.statistics.flow[source] = found
+        self._keep()
+
+    def _count(self) -> Statistics:
+        """One pass over all files."""
+        _LOG.info('statistics of %s: reading %d transitions once', self.folder, len(self))
+        actions = np.concatenate([read_shard(path)[0].actions for path in self.paths])
+        self.statistics = statistics_of(self.files, actions)
+        self._keep()
+        return self.statistics
+
+    def _keep(self) -> None:
+        try:
+            write_statistics(self.folder, self.statistics)
+        except OSError as error:
+            _LOG.warning('statistics of %s are not kept: %s', self.folder, error)
+
+
+def digest_of_files(files: Iterable[EpisodeInfo]) -> str:
+    """Identifies the transitions of files, in their order: 16 hex digits."""
+    text = ' '.join(f'{file.count} {file.digest}' for file in files)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def statistics_of(files: list[EpisodeInfo], actions: NDArray[Any]) -> Statistics:
+    """Statistics of all actions [N, n] of these files; flow is not known yet."""
+    fields = files[0].contract
+    return Statistics(
+        contract_hash=hash_fields(fields),
+        digest=digest_of_files(files),
+        transitions=len(actions),
+        channels=[channel['name'] for channel in fields['channels']],
+        actions=action_statistics(actions),
+    )
+
+
+class FlowSource(Protocol):
+    """Where the flow of a file comes from.
+
+    Attributes:
+        flow_id: of the estimator. key: what else the flow depends on, too.
+    """
+
+    flow_id: str
+    key: str
+
+    def __call__(self, path: Path, data: Transitions) -> GridFlow:
+        """Flow of the transitions of a file."""
+
+    def ready(self, path: Path) -> bool:
+        """Whether nothing need be computed for this file."""
 
 
 class AnalyticSource:
-    """The simulator's own flow, from the shard."""
+    """The simulator's own flow, from the file."""
 
     flow_id = ANALYTIC
 
     def __init__(self, grid: int) -> None:
         self._grid = grid
+        self.key = f'{ANALYTIC}.x{grid}'
+
+    def ready(self, path: Path) -> bool:
+        """It is in the file."""
+        return True
 
     def __call__(self, path: Path, data: Transitions) -> GridFlow:
-        """Flow of a shard; raises DatasetError when it holds none."""
+        """Flow of a file; raises DatasetError when it holds none."""
         if data.flow is None or data.flow_back is None:
             raise DatasetError(f'{path} holds no analytic flow; collect it from a simulator')
         forward, backward = _pool(data.flow, self._grid), _pool(data.flow_back, self._grid)
@@ -187,7 +206,7 @@ class AnalyticSource:
 
 
 class EstimatedSource:
-    """An estimator's flow, computed once for each shard and kept beside it.
+    """An estimator's flow, computed once for each file and kept beside it.
 
     Args:
         estimator: of both directions.
@@ -203,12 +222,19 @@ class EstimatedSource:
         self.flow_id = estimator.flow_id
         self._estimator, self._grid = estimator, grid
         self._degrade, self._seed = degrade, seed
+        self.key = f'{self.flow_id}.x{grid}.d{degrade:g}.s{seed}'
+
+    def _cache(self, path: Path) -> Path:
+        return path.parent / 'flow' / f'{path.stem}.{self.key}.npz'
+
+    def ready(self, path: Path) -> bool:
+        """Whether flow of that name is kept; what it is of is seen when it is read."""
+        return self._cache(path).is_file()
 
     def __call__(self, path: Path, data: Transitions) -> GridFlow:
-        """Flow of a shard, from the file beside it when that belongs to these transitions."""
+        """Flow of a file, from the file beside it when that belongs to these transitions."""
         of = zlib.crc32(data.before.tobytes(), zlib.crc32(data.actions.tobytes()))
-        name = f'{path.stem}.{self.flow_id}.x{self._grid}.d{self._degrade:g}.s{self._seed}.npz'
-        cache = path.parent / 'flow' / name
+        cache = self._cache(path)
         if cache.is_file():
             try:
                 with np.load(cache, allow_pickle=False) as file:
@@ -221,6 +247,8 @@ class EstimatedSource:
         return flow
 
     def _compute(self, data: Transitions, of: int) -> GridFlow:
+        from vera_jidm.augment import degrade  # and torch with it
+
         rng = np.random.default_rng([self._seed, of])
         n, h, w = data.before.shape[:3]
         shape = (n, h // self._grid, w // self._grid)
@@ -242,10 +270,10 @@ _GRID_FLOW = ('forward', 'backward', 'weight_forward', 'weight_backward')
 
 
 class TransitionStore:
-    """Shuffled batches; holds at most about `memory` bytes of shards.
+    """Shuffled batches; holds at most about `memory` bytes of files.
 
     The batch of a step is a function of (seed, step) alone, so a resumed training sees what an
-    uninterrupted one sees. Shards are shuffled, grouped into windows that fit the memory, and
+    uninterrupted one sees. Files are shuffled, grouped into windows that fit the memory, and
     shuffled within each window.
     """
 
@@ -281,17 +309,29 @@ class TransitionStore:
             np.stack([d.after[i] for (d, _), i in parts]),
             np.stack([d.actions[i] for (d, _), i in parts]),
             GridFlow(*(np.stack([getattr(f, k)[i] for (_, f), i in parts]) for k in _GRID_FLOW)),
+            np.stack([d.positions[i] for (d, _), i in parts if d.positions is not None])
+            if self._folder.joints
+            else None,
         )
 
     def prepare(self, progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> float:
         """Compute what is not on disk yet; the root mean square of the flow [px], all cells."""
-        squares, count = 0.0, 0
-        for s in progress(range(len(self._folder.paths))):
-            flow = self._shard(s)[1]
-            for values in (flow.forward, flow.backward):
-                squares += float(np.square(values, dtype=np.float64).sum())
-                count += values.size
-        return float(np.sqrt(squares / count))
+        key, paths = self._source.key, self._folder.paths
+        known = self._folder.statistics.flow
+        if key not in known or not all(self._source.ready(path) for path in paths):
+            counter = FlowCounter()
+            for s in progress(range(len(paths))):
+                flow = self._shard(s)[1]
+                counter.add(flow.forward)
+                counter.add(flow.backward)
+            self._folder.keep_flow_statistics(key, counter.result())
+        return known[key].rms
+
+    @property
+    def flow_statistics(self) -> FlowStatistics:
+        """Of the flow of this source, both directions; computed when it is not known."""
+        self.prepare()
+        return self._folder.statistics.flow[self._source.key]
 
     def _shard(self, index: int) -> tuple[Transitions, GridFlow]:
         if index in self._held:
@@ -300,7 +340,7 @@ class TransitionStore:
         path = self._folder.paths[index]
         data, _ = read_shard(path)
         flow = self._source(path, data)
-        slim = Transitions(data.before, data.after, data.actions)
+        slim = Transitions(data.before, data.after, data.actions, positions=data.positions)
         while len(self._held) >= self._room:
             self._held.popitem(last=False)
         self._held[index] = (slim, flow)
@@ -331,28 +371,24 @@ def _pool(field: NDArray[Any], grid: int) -> NDArray[np.float16]:
     return np.asarray(out, np.float16)
 
 
-def _check(data: Transitions, path: Path) -> None:
-    n = len(data.actions)
-    shape = data.before.shape
-    if data.before.ndim != 4 or shape[-1] != 3 or shape != data.after.shape or shape[0] != n:
-        raise DatasetError(
-            f'{path.name}: before {shape}, after {data.after.shape} and actions '
-            f'{data.actions.shape} do not belong together; expected [N, H, W, 3] twice and [N, n]'
-        )
-    if n == 0 or data.actions.ndim != 2:
-        raise DatasetError(f'{path.name}: actions are {data.actions.shape}; expected [N >= 1, n]')
-    if data.before.dtype != np.uint8 or data.after.dtype != np.uint8:
-        raise DatasetError(f'{path.name}: images must be uint8')
-    if not np.isfinite(data.actions).all():
-        raise DatasetError(f'{path.name}: an action is not a finite number')
-    for flow in (data.flow, data.flow_back):
-        if flow is not None and flow.shape != (*shape[:3], 2):
-            raise DatasetError(f'{path.name}: flow is {flow.shape}; expected {(*shape[:3], 2)}')
-
-
 def _write(path: Path, arrays: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + '.part')
     with part.open('wb') as file:
         np.savez_compressed(file, **arrays)
     part.replace(path)
+
+
+__all__ = [
+    'AnalyticSource',
+    'Batch',
+    'DatasetError',
+    'EstimatedSource',
+    'FlowSource',
+    'GridFlow',
+    'ShardFolder',
+    'TransitionStore',
+    'Transitions',
+    'read_shard',
+    'write_shard',
+]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -193,8 +194,13 @@ class NoFlow:
 
     def __init__(self, grid: int = GRID) -> None:
         self._grid = grid
+        self.key = f'{NO_FLOW}.x{grid}'
 
-    def __call__(self, path: object, data: Transitions) -> GridFlow:
+    def ready(self, path: Path) -> bool:
+        """There is nothing to compute."""
+        return True
+
+    def __call__(self, path: Path, data: Transitions) -> GridFlow:
         """Zeros for a shard."""
         n, h, w = data.before.shape[:3]
         flow = np.zeros((n, 2, h // self._grid, w // self._grid), np.float16)
