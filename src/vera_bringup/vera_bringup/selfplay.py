@@ -158,6 +158,10 @@ def collect(
             f'embodiment {contract.embodiment!r} has no simulated environment; '
             'use `vera collect --live` with a real robot'
         )
+    if contract.sim.environment == 'pusht':
+        from vera_bringup import pusht_data
+
+        return pusht_data.collect(contract, folder, transitions, seed, analytic=analytic)
     if contract.sim.environment != 'finger':
         raise ValueError(f'self-play of {contract.sim.environment!r} is not made by this recipe')
     options = {**contract.sim.options, **({} if discs is None else {'discs': discs})}
