@@ -42,3 +42,40 @@ def test_config_survives_json():
 def test_config_that_makes_no_sense(values, words):
     with pytest.raises(ValueError, match=words):
         NetworkConfig.from_dict(values)
+
+
+def test_affine_head_of_one_rigid_motion_is_exact():
+    """Every coarse cell holding the same rotation makes one smooth field, whoever is chosen."""
+    net = JacobianNet(NetworkConfig(1, 32, 32, head='affine'))
+    y, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing='ij')
+    slope_x = torch.tensor([0.0, 1.0])[:, None, None].expand(2, 8, 8)
+    slope_y = torch.tensor([-1.0, 0.0])[:, None, None].expand(2, 8, 8)
+    local = torch.cat([slope_x, slope_y, torch.stack([-y, x])])[None]
+    choice = torch.randn(1, 10, 16, 16, generator=torch.Generator().manual_seed(0))
+    choice[:, 9] = -40.0
+    J = net._choose(local, choice)
+    fine = (torch.arange(16.0) - 0.5) / 2
+    inner = slice(2, 14)
+    expected = torch.stack(
+        [-fine[:, None].expand(16, 16), fine[None].expand(16, 16)]
+    )
+    # At the border, copies of the outermost coarse cells stand in for those beyond it.
+    torch.testing.assert_close(
+        J[0, 0, :, inner, inner], expected[:, inner, inner], atol=1e-4, rtol=1e-4
+    )
+
+
+def test_affine_head_can_choose_none():
+    net = JacobianNet(NetworkConfig(2, 32, 32, head='affine'))
+    choice = torch.full((1, 10, 16, 16), -40.0)
+    choice[:, 9] = 40.0
+    assert net._choose(torch.ones(1, 12, 8, 8), choice).abs().max() < 1e-12
+
+
+def test_affine_head_has_the_usual_shapes():
+    net = JacobianNet(NetworkConfig(3, 64, 128, head='affine'))
+    J, weight = net(torch.rand(2, 3, 64, 128))
+    assert J.shape == (2, 3, 2, 32, 64)
+    assert weight.shape == (2, 3, 32, 64)
+    with pytest.raises(ValueError, match='head'):
+        NetworkConfig(3, 64, 64, head='other')

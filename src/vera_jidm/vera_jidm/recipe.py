@@ -10,6 +10,8 @@ _CHOICES = {
     'translator': TRANSLATORS,
     'direct_head': ('flatten', 'votes'),
     'direct_loss': ('mse', 'smooth_l1'),
+    'optimizer': ('muon', 'adamw'),
+    'head': ('pixel', 'affine'),
 }
 
 
@@ -29,6 +31,7 @@ class TrainingConfig:
         direct_loss: 'mse' or 'smooth_l1' of their actions.
         steps, batch: optimiser steps, and pairs in each (two images a pair).
         seed: of weights, order and augmentation.
+        optimizer: 'muon' (vera_jidm.optimizer) or 'adamw', which wants twice the rate.
         rate: peak learning rate of the one-cycle schedule; decay: of AdamW; clip: gradient norm.
         flow_weight, action_weight: of the two terms (w_a of Eq. 5).
         warm_up: share of the training without the action term; it is ramped in over as much again,
@@ -40,7 +43,7 @@ class TrainingConfig:
         photometric: strength of gain, offset, noise and blur on the network's images, 0 = none.
         degrade: share of the pairs whose flow is estimated on blurred, noisy copies.
         bfloat16: whether the convolutions run in bfloat16, 1.6 times faster where the CPU has it.
-        stem, widths: features of the network, see NetworkConfig.
+        stem, widths, head: of the network, see NetworkConfig.
         threads: of PyTorch.
         evaluate_every, save_every: steps between points of the curve, and between states.
     """
@@ -53,7 +56,8 @@ class TrainingConfig:
     steps: int = 2500
     batch: int = 32
     seed: int = 0
-    rate: float = 2e-3
+    optimizer: str = 'muon'
+    rate: float = 1e-3
     decay: float = 1e-4
     clip: float = 1.0
     flow_weight: float = 2.0
@@ -68,6 +72,7 @@ class TrainingConfig:
     bfloat16: bool = True
     stem: int = 16
     widths: tuple[int, ...] = (32, 64, 128)
+    head: str = 'affine'
     threads: int = 1
     evaluate_every: int = 250
     save_every: int = 250

@@ -41,6 +41,7 @@ from vera_jidm.flow import ANALYTIC, make_flow
 from vera_jidm.losses import DirectObjective, JacobianObjective, Objective, Sample
 from vera_jidm.model import Scales, config_of, to_tensor
 from vera_jidm.models.convolutional import GRID, JacobianNet, NetworkConfig
+from vera_jidm.optimizer import MuonAdamW
 from vera_jidm.progress import LearningCurve, load_state, save_state
 from vera_jidm.recipe import TrainingConfig, TrainingError
 
@@ -64,7 +65,8 @@ class Trainer:
             else JacobianObjective(self.config, self.scales)
         )
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
+        make = MuonAdamW if self.config.optimizer == 'muon' else torch.optim.AdamW
+        self.optimizer: torch.optim.Optimizer = make(
             self.net.parameters(), lr=self.config.rate, weight_decay=self.config.decay,
             betas=(0.9, 0.99),
         )
@@ -119,7 +121,8 @@ def make_network(
     """The network of a recipe, with fresh weights; a baseline matches the J-IDM's parameters."""
     like = NetworkConfig(
         len(contract.channels), contract.canvas.height, contract.canvas.width,
-        stem=config.stem, widths=config.widths, gradient_rows=config.gradient_rows,
+        stem=config.stem, widths=config.widths, head=config.head,
+        gradient_rows=config.gradient_rows,
     )
     if config.translator == 'jacobian':
         return JacobianNet(like)
