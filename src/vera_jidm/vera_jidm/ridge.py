@@ -71,6 +71,7 @@ class Solution:
         still: bool [B]; the rows' v is no larger than the noise: nothing moves.
         rank_deficient: bool [B]; some combination of channels moves no pixel; its share is 0.
         limited: bool [B]; the action exceeded the limit and was scaled down to it.
+        size: [B], root mean square of v over the weighted rows.
     """
 
     action: Tensor
@@ -81,6 +82,7 @@ class Solution:
     still: Tensor
     rank_deficient: Tensor
     limited: Tensor
+    size: Tensor
 
 
 def normal_equations(J: Tensor, v: Tensor, weight: Tensor) -> NormalEquations:
@@ -183,6 +185,43 @@ def exact_equations(
     )
 
 
+def direction_equations(
+    J: tuple[Tensor, Tensor],
+    weight: tuple[Tensor, Tensor],
+    flow: tuple[Tensor, Tensor],
+    trust: tuple[Tensor, Tensor],
+    views: Tensor,
+    *,
+    mode: str,
+    gradient_rows: bool,
+) -> tuple[NormalEquations, ...]:
+    """The systems of B frame pairs (o_t, o_t+1) in one of the MODES, float64.
+
+    Args:
+        J: of o_t and of o_t+1, [B, n, 2, h, w] each.
+        weight: row weights of the network, [B, 3, h, w] each.
+        flow: forward and backward, [B, 2, h, w] each, in the units of J.
+        trust: consistency of the flow, [B, h, w] each, 0..1.
+        views: [3, h, w], what the views let each row count (vera_jidm.views.row_weights).
+        mode: see the module.
+        gradient_rows: whether the network has weights for them.
+
+    Returns:
+        One system a direction of time: two in `stacked` mode, whose sum is to be solved, each with
+        the action from o_t to o_t+1 as its unknown; one in `paper` mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f'no mode {mode!r}; there are {", ".join(MODES)}')
+    if mode == 'paper':
+        everywhere = views[None, :1].expand(len(J[0]), -1, -1, -1)
+        return (exact_equations(J[0], flow[0], everywhere, gradient_rows=False),)
+    there, back = (
+        exact_equations(J[i], flow[i], weight[i] * (trust[i][:, None] * views), gradient_rows)
+        for i in (0, 1)
+    )
+    return there, reverse(back)
+
+
 def pair_equations(
     J: tuple[Tensor, Tensor],
     weight: tuple[Tensor, Tensor],
@@ -193,27 +232,11 @@ def pair_equations(
     mode: str,
     gradient_rows: bool,
 ) -> NormalEquations:
-    """The system of B frame pairs (o_t, o_t+1) in one of the MODES, float64.
-
-    Args:
-        J: of o_t and of o_t+1, [B, n, 2, h, w] each.
-        weight: row weights of the network, [B, 3, h, w] each.
-        flow: forward and backward, [B, 2, h, w] each, in the units of J.
-        trust: consistency of the flow, [B, h, w] each, 0..1.
-        views: [3, h, w], what the views let each row count (vera_jidm.views.row_weights).
-        mode: see the module.
-        gradient_rows: whether the network has weights for them.
-    """
-    if mode not in MODES:
-        raise ValueError(f'no mode {mode!r}; there are {", ".join(MODES)}')
-    if mode == 'paper':
-        everywhere = views[None, :1].expand(len(J[0]), -1, -1, -1)
-        return exact_equations(J[0], flow[0], everywhere, gradient_rows=False)
-    there, back = (
-        exact_equations(J[i], flow[i], weight[i] * (trust[i][:, None] * views), gradient_rows)
-        for i in (0, 1)
+    """The sum of `direction_equations`: one system for each of the B pairs."""
+    systems = direction_equations(
+        J, weight, flow, trust, views, mode=mode, gradient_rows=gradient_rows
     )
-    return there + reverse(back)
+    return systems[0] if len(systems) == 1 else systems[0] + systems[1]
 
 
 def reverse(equations: NormalEquations) -> NormalEquations:
@@ -290,7 +313,8 @@ def solve(
         deficient = usable & (eigen[:, 0] < _RANK * eigen[:, -1])
         still = usable & (c <= noise**2)
     return Solution(
-        action, residual, observability, condition, usable, still, deficient, limited
+        action, residual, observability, condition, usable, still, deficient, limited,
+        size=c.clamp_min(0).sqrt(),
     )
 
 

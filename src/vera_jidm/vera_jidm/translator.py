@@ -17,6 +17,14 @@ from vera_core.contract import Contract
 from vera_core.seams import Array, Image, Translation
 from vera_jidm import ridge
 from vera_jidm.flow import FlowPair, PairFlow, make_flow
+from vera_jidm.honesty import (
+    ActionStatistics,
+    Calibration,
+    PlanHonesty,
+    Steps,
+    find_calibration,
+    honesty_of,
+)
 from vera_jidm.model import TrainedJacobian, load_model
 from vera_jidm.views import ViewBox, ViewError, row_weights, view_boxes
 
@@ -24,6 +32,9 @@ MODES = ridge.MODES
 # Flow that an estimator reports where nothing moves, rms over all cells [px]: motion below it
 # counts as explained, so that a plan at rest does not look implausible.
 NOISE_PX = 0.03
+# Share of the training's flow below which the honesty signal `residual` no longer is relative: the
+# estimator's own errors do not shrink with the motion.
+FLOOR = 0.5
 
 
 class TranslationError(ValueError):
@@ -40,6 +51,7 @@ class Explanation:
         condition: float64 [K], condition number of each solve.
         still: bool [K], whether nothing moves; the action is zero or as good as.
         problems: per step what should be known about it; empty if nothing.
+        honesty: what speaks against each step; None where the translator cannot tell.
     """
 
     flow: Array
@@ -48,6 +60,7 @@ class Explanation:
     condition: NDArray[np.float64]
     still: NDArray[np.bool_]
     problems: tuple[str, ...]
+    honesty: PlanHonesty | None = None
 
 
 class JacobianTranslator:
@@ -63,6 +76,8 @@ class JacobianTranslator:
             flow alone, every row alike.
         views: of the canvas; their weights multiply into the rows. One view that fills the canvas
             unless given.
+        calibration: what real motion looks like; without it the signals have no scores.
+        actions: statistics of the training's actions, where there is no calibration.
 
     Raises:
         TranslationError: another estimator than the model was trained on, an unknown mode, views
@@ -81,6 +96,8 @@ class JacobianTranslator:
         checkpoint_hash: str = '',
         mode: str = 'stacked',
         views: Sequence[ViewBox] = (),
+        calibration: Calibration | None = None,
+        actions: ActionStatistics | None = None,
     ) -> None:
         if estimator.flow_id != model.flow_id:
             raise TranslationError(
@@ -104,6 +121,7 @@ class JacobianTranslator:
         self.channels = channels
         self.checkpoint_hash = checkpoint_hash
         self.mode = mode
+        self._calibration, self._actions = calibration, actions
         self._model, self._estimator = model, estimator
 
     @classmethod
@@ -114,18 +132,33 @@ class JacobianTranslator:
         *,
         estimator: PairFlow | None = None,
         mode: str = 'stacked',
+        calibrated: bool = True,
+        actions: ActionStatistics | None = None,
     ) -> JacobianTranslator:
         """From a checkpoint that fits the contract.
 
+        Args:
+            info: of the checkpoint.
+            contract: of the robot.
+            estimator: in place of the one that the checkpoint names.
+            mode: see the class.
+            calibrated: whether to use the calibration beside the checkpoint.
+            actions: statistics of the training's actions, if the checkpoint has none.
+
         Raises:
             CheckpointError: trained for another contract, or damaged.
+            CalibrationError: a damaged calibration lies beside it.
             FlowError: its estimator cannot be had (analytic flow needs a simulator).
         """
         check_contract(info, contract.action_fields())
         model = load_model(info)
+        stored = info.config.get('actions')
         return cls(
             model, contract.channel_names, estimator or make_flow(model.flow_id),
             checkpoint_hash=info.short_hash, mode=mode, views=view_boxes(contract),
+            # Normal is what `stacked` mode makes of real motion.
+            calibration=find_calibration(info) if calibrated and mode == 'stacked' else None,
+            actions=ActionStatistics.from_dict(stored) if stored else actions,
         )
 
     @property
@@ -157,39 +190,85 @@ class JacobianTranslator:
         images = self._check(anchor, frames)
         pair = self._estimator.both(images[:-1], images[1:])
         J, weight = self._model.grid(images)
-        solution = self._solve(J, weight, pair)
-        scales = self._model.scales
+        return self._explain(
+            images[:-1], images[1:], pair, (J[:-1], J[1:]), (weight[:-1], weight[1:]), began,
+            plan=True,
+        )
+
+    def explain_pairs(self, before: Image, after: Image) -> tuple[Translation, Explanation]:
+        """The same for K frame pairs that do not follow each other: uint8 [K, H, W, 3] each."""
+        began = time.perf_counter()
+        for images in (before, after):
+            self._check(images[0] if len(images) else np.zeros(0, np.uint8), images)
+        pair = self._estimator.both(before, after)
+        first, second = self._model.grid(before), self._model.grid(after)
+        return self._explain(
+            before, after, pair, (first[0], second[0]), (first[1], second[1]), began, plan=False
+        )
+
+    def _explain(
+        self,
+        before: Image,
+        after: Image,
+        pair: FlowPair,
+        J: tuple[Tensor, Tensor],
+        weight: tuple[Tensor, Tensor],
+        began: float,
+        *,
+        plan: bool,
+    ) -> tuple[Translation, Explanation]:
+        config, scales = self._model.net.config, self._model.scales
+        there, back = (
+            cells(flow, trust, config.grid)
+            for flow, trust in (
+                (pair.forward, pair.weight_forward), (pair.backward, pair.weight_backward)
+            )
+        )
+        systems = ridge.direction_equations(
+            J, weight, (there[0] / scales.flow, back[0] / scales.flow), (there[1], back[1]),
+            self._views, mode=self.mode, gradient_rows=config.gradient_rows,
+        )
+        solution = self._solve(systems[0] + systems[1] if len(systems) == 2 else systems[0])
+        values = solution.action.numpy() * scales.action
         translation = Translation(
-            values=solution.action.numpy() * scales.action,
+            values=values,
             residual=solution.residual.numpy().astype(np.float32),
             observability=solution.observability.amax(0).numpy().astype(np.float32),
             latency=time.perf_counter() - began,
         )
+        action = solution.action.to(J[0].dtype)
+        steps = Steps(
+            before, after, (there[0].numpy(), back[0].numpy()),
+            (there[1].numpy(), back[1].numpy()),
+            (_motion(J[0], action, scales.flow), _motion(J[1], -action, scales.flow)),
+            values, _floored(solution), self._disagreement(systems),
+        )
         explanation = Explanation(
             flow=pair.forward,
             weight=pair.weight_forward,
-            jacobian=J[0].permute(2, 3, 1, 0).numpy(),
+            jacobian=J[0][0].permute(2, 3, 1, 0).numpy(),
             condition=solution.condition.numpy(),
             still=solution.still.numpy(),
-            problems=tuple(_problem(solution, k, self.channels) for k in range(len(frames))),
+            problems=tuple(_problem(solution, k, self.channels) for k in range(len(before))),
+            honesty=honesty_of(
+                steps, solution.observability, solution.condition, self._calibration,
+                self._actions, plan,
+            ),
         )
         return translation, explanation
 
-    def _solve(self, J: Tensor, weight: Tensor, pair: FlowPair) -> ridge.Solution:
-        config, scales = self._model.net.config, self._model.scales
-        flow, trust = zip(
-            cells(pair.forward, pair.weight_forward, config.grid),
-            cells(pair.backward, pair.weight_backward, config.grid),
-            strict=True,
-        )
-        system = ridge.pair_equations(
-            (J[:-1], J[1:]), (weight[:-1], weight[1:]),
-            (flow[0] / scales.flow, flow[1] / scales.flow), trust,
-            self._views, mode=self.mode, gradient_rows=config.gradient_rows,
-        )
+    def _solve(self, system: ridge.NormalEquations) -> ridge.Solution:
+        scales = self._model.scales
         return ridge.solve(
             system, ridge=self._model.ridge, limit=scales.limit, noise=NOISE_PX / scales.flow
         )
+
+    def _disagreement(self, systems: tuple[ridge.NormalEquations, ...]) -> NDArray[np.float64]:
+        """How much the two directions of time differ, in training deviations, [K]; 0 with one."""
+        if len(systems) == 1:
+            return np.zeros(len(systems[0].s))
+        first, second = (self._solve(system).action for system in systems)
+        return np.asarray((first - second).square().mean(-1).sqrt().numpy())
 
     def _check(self, anchor: Image, frames: Image) -> Image:
         config = self._model.net.config
@@ -218,6 +297,18 @@ def cells(flow: Array, weight: Array, grid: int) -> tuple[Tensor, Tensor]:
         for fields in (flow, weight)
     )
     return torch.from_numpy(v).permute(0, 3, 1, 2), torch.from_numpy(trust)
+
+
+def _floored(solution: ridge.Solution) -> NDArray[np.float64]:
+    """The residual relative to a flow that is never smaller than FLOOR, [K]."""
+    size = solution.size.square()
+    share = (size / (size + FLOOR**2)).sqrt()
+    return np.asarray((solution.residual * share).numpy())
+
+
+def _motion(J: Tensor, action: Tensor, scale: float) -> Array:
+    """J a, float32 [K, 2, h, w] px."""
+    return np.asarray(torch.einsum('bnchw,bn->bchw', J, action).numpy() * np.float32(scale))
 
 
 def _problem(solution: ridge.Solution, step: int, channels: tuple[str, ...]) -> str:
