@@ -194,16 +194,67 @@ def collect(
     embodiment: Embodiment,
     out: Annotated[Path, typer.Option(help='folder of the data set; created')],
     transitions: Annotated[int, typer.Option(help='self-play transitions', min=1)] = 20000,
+    live: Annotated[
+        bool, typer.Option('--live', help='start the robot, move it through its controller, record')
+    ] = False,
+    source: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option('--from', help='take them from a recording (`vera up --record`) instead'),
+    ] = None,
+    max_delta: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help='largest change of a joint in a frame period [rad]; default 0.12'),
+    ] = None,
+    span: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help='joints stay within +-span [rad] of zero, or live of the home pose'),
+    ] = None,
     joints: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help='another number of joints than the contract has', min=2, max=20),
+        typer.Option(help='simulator: another number of joints', min=1, max=20),
     ] = None,
+    discs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help='simulator: discs on the table', min=0, max=4),
+    ] = None,
+    frames: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help='simulator: frames of a scene; default 2, one transition', min=2),
+    ] = None,
+    analytic: Annotated[
+        bool, typer.Option(help="simulator: store the simulator's own flow, too")
+    ] = True,
+    every: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help='live: seconds between beginnings; default a frame period', min=0.001),
+    ] = None,
+    licence: Annotated[str, typer.Option(help='live: of the recorded data')] = '',
+    yes: Annotated[bool, typer.Option('--yes', help='live: a real robot may move now')] = False,
     seed: Seed = 0,
+    domain: Domain = None,
+    namespace: Namespace = 'vera',
+    runs: Runs = Path('runs'),
 ) -> None:
-    """Collect self-play data (image, action, image) for the translator's training."""
-    from vera_bringup.commands.training import collect as run
+    """Collect self-play (image, action, image) as MCAP episodes for the translator's training.
 
-    run(embodiment, out, transitions, joints, seed)
+    From the simulator, from the live robot (--live) or from a recording (--from). What is there
+    is kept: an interrupted collection goes on, live ones add up.
+    """
+    from vera_bringup.commands.collect import CollectOptions, run
+
+    options = CollectOptions(
+        transitions=transitions,
+        seed=seed,
+        max_delta=max_delta,
+        span=span,
+        joints=joints,
+        frames=frames,
+        discs=discs,
+        analytic=analytic,
+        every=every,
+        licence=licence,
+    )
+    run(embodiment, out, options, live, source, domain, namespace, runs, yes)
 
 
 @train.command('idm')
@@ -218,7 +269,7 @@ def train_idm(
     ] = None,
     joints: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help='another number of joints than the contract has', min=2, max=20),
+        typer.Option(help='another number of joints than the contract has', min=1, max=20),
     ] = None,
     flow: Annotated[str, typer.Option(help='dis, farneback or analytic')] = 'dis',
     transitions: Annotated[int, typer.Option(help='self-play transitions', min=1)] = 4000,
@@ -320,6 +371,37 @@ def bench_words(
     from vera_bringup.commands.words import run
 
     run(embodiment, scenes, planner_checkpoint, seed, as_json)
+
+
+@study.command('honesty')
+def study_honesty(
+    embodiment: Annotated[str, typer.Argument(help='the simulated finger')] = 'finger',
+    out: Annotated[Path, typer.Option(help='folder for table and curves')] = Path(
+        'runs/study_honesty'
+    ),
+    translator_checkpoint: TranslatorCheckpoint = '',
+    planner: Planner = '',
+    count: Annotated[
+        int, typer.Option(help='transitions of each kind, and to calibrate with', min=200)
+    ] = 500,
+    episodes: Annotated[
+        int, typer.Option(help='episodes of dreams to calibrate with, and to test with', min=2)
+    ] = 30,
+    seed: Seed = 0,
+    save: Annotated[
+        bool, typer.Option('--save', help='keep the calibration beside the checkpoint')
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Whether the honesty signals tell real motion from teleported discs, another robot, ...
+
+    Exit code 0 only if AUROC is at least 0.95 for teleport, frozen and noise.
+    """
+    from vera_bringup.commands.study_honesty import run
+
+    run(
+        embodiment, out, translator_checkpoint, planner, count, episodes, seed, save, as_json
+    )
 
 
 @study.command('pusht')

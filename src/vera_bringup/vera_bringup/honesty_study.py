@@ -147,7 +147,7 @@ def study(
         contract: of the simulated finger.
         checkpoint: of the translator; the contract's unless named.
         planner: whose dreams; the contract's unless named.
-        count: transitions of each kind; twice as many to calibrate with.
+        count: transitions of each kind, and as many real ones to calibrate with; at least 200.
         episodes: of dreams, to calibrate with and as many again to test with.
         seed: of everything.
 
@@ -156,7 +156,7 @@ def study(
     """
     info = find_translator_checkpoint(contract, checkpoint)
     stored = info.config.get('actions')
-    before, after = corruptions.draw(contract, 'real', 2 * count, seed + CALIBRATE)
+    before, after = corruptions.draw(contract, 'real', count, seed + CALIBRATE)
     actions = (
         ActionStatistics.from_dict(stored)
         if stored
