@@ -164,23 +164,50 @@ def encode_image(pixels: NDArray[Any], encoding: str, stamp: int, frame_id: str 
     return out.bytes()
 
 
+@dataclass(frozen=True)
+class ImageFields:
+    """Of any sensor_msgs/Image, as `vera_core.image_codec.decode` wants it; stamp in ns."""
+
+    stamp: int
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: NDArray[np.uint8]
+
+
+def read_image(data: bytes) -> ImageFields:
+    """The fields of a sensor_msgs/Image of any encoding; raises CdrError."""
+    into = _In(data)
+    stamp = into.header()
+    height, width, encoding = into.value('I'), into.value('I'), into.text()
+    big, step = into.value('B'), into.value('I')
+    return ImageFields(stamp, height, width, encoding, big, step, into.array('u1'))
+
+
+def read_stamp(data: bytes) -> int:
+    """Stamp [ns] of any message that begins with a header; raises CdrError."""
+    return _In(data).header()
+
+
 def decode_image(data: bytes) -> tuple[int, NDArray[Any]]:
     """Stamp [ns] and pixels [H, W, channels] of an Image in one of ENCODINGS; shares memory.
 
     Raises:
         CdrError: no such message, another encoding, padded rows, or a size that does not fit.
     """
-    into = _In(data)
-    stamp = into.header()
-    height, width, encoding = into.value('I'), into.value('I'), into.text()
-    big, step, flat = into.value('B'), into.value('I'), into.array('u1')
-    if encoding not in ENCODINGS or big:
-        raise CdrError(f'an image is {encoding!r}; episodes hold {", ".join(ENCODINGS)}')
-    kind, channels = ENCODINGS[encoding]
-    row = width * channels * np.dtype(kind).itemsize
-    if step != row or flat.size != row * height:
-        raise CdrError(f'{flat.size} bytes, step {step}, do not make {width}x{height} {encoding}')
-    return stamp, flat.view(kind).reshape(height, width, channels)
+    image = read_image(data)
+    if image.encoding not in ENCODINGS or image.is_bigendian:
+        raise CdrError(f'an image is {image.encoding!r}; episodes hold {", ".join(ENCODINGS)}')
+    kind, channels = ENCODINGS[image.encoding]
+    row = image.width * channels * np.dtype(kind).itemsize
+    if image.step != row or image.data.size != row * image.height:
+        raise CdrError(
+            f'{image.data.size} bytes, step {image.step}, do not make '
+            f'{image.width}x{image.height} {image.encoding}'
+        )
+    return image.stamp, image.data.view(kind).reshape(image.height, image.width, channels)
 
 
 def encode_joints(names: Sequence[str], positions: NDArray[np.float64], stamp: int) -> bytes:

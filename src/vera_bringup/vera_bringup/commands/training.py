@@ -1,4 +1,4 @@
-"""`vera collect` and `vera train`: make the data where it is missing, then train."""
+"""`vera train`: make the data where it is missing, then train."""
 
 from __future__ import annotations
 
@@ -14,18 +14,6 @@ from vera_bringup.exits import CommandError
 HELD_OUT_CLIPS = 500
 # Held-out scenes come from seeds of their own, whatever the training's seed is.
 HELD_OUT_SEED = 1_000_003
-
-
-def collect(embodiment: str, out: Path, transitions: int, joints: int | None, seed: int) -> None:
-    """Collect self-play transitions into `out`."""
-    from vera_bringup import selfplay
-    from vera_bringup.evaluation import evaluation_contract
-
-    try:
-        contract = evaluation_contract(embodiment, joints)
-        selfplay.collect(contract, out, transitions, seed)
-    except (ValueError, OSError) as error:
-        raise CommandError(str(error)) from error
 
 
 def idm(embodiment: str, as_json: bool, **options: Any) -> None:
