@@ -414,7 +414,7 @@ def study_pusht(
     ),
     seeds: Annotated[int, typer.Option(help='trainings of each model', min=1)] = 3,
     transitions: Annotated[int, typer.Option(help='self-play transitions', min=1)] = 3000,
-    steps: Annotated[int, typer.Option(help='optimiser steps of each training', min=1)] = 1000,
+    steps: Annotated[int, typer.Option(help='optimiser steps of each training', min=1)] = 400,
     episodes: Annotated[int, typer.Option(help='uniform starts in the loop', min=1)] = 100,
     seed: Annotated[int, typer.Option(help='of the first start', min=0)] = 2026,
     loop: Annotated[str, typer.Option(help='loops to close; expert: its own actions')] = (

@@ -41,7 +41,7 @@ class StudyOptions:
 
     Attributes:
         transitions, held_out: self-play to train on and to measure with.
-        steps: of each training, the same for all. seeds: of the trainings.
+        steps, batch: of each training, the same for all. seeds: of the trainings.
         models: which translators to train and measure.
         episodes: uniform starts; `seed` + i is the start of episode i.
         plan: frames the oracle imagines; execute: actions taken before the next plan.
@@ -49,7 +49,8 @@ class StudyOptions:
 
     transitions: int = 3000
     held_out: int = 400
-    steps: int = 1000
+    steps: int = 400
+    batch: int = 16
     seeds: tuple[int, ...] = (0,)
     models: tuple[str, ...] = MODELS
     episodes: int = 100
@@ -58,7 +59,7 @@ class StudyOptions:
     execute: int = 3
 
     def __post_init__(self) -> None:
-        for name in ('transitions', 'held_out', 'steps', 'plan', 'execute'):
+        for name in ('transitions', 'held_out', 'steps', 'batch', 'plan', 'execute'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be at least 1')
         if self.execute > self.plan:
@@ -102,6 +103,9 @@ def train_models(
                     command=command,
                     translator=model,
                     steps=options.steps,
+                    batch=options.batch,
+                    evaluate_every=100,
+                    save_every=100,
                     seed=seed,
                     stem=16,
                     widths=(16, 32, 64),
