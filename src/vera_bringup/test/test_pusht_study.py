@@ -40,6 +40,7 @@ class BlueFinder:
     translator_id = 'blue'
     checkpoint_hash = 'by-eye'
     channels = ('pusher_x', 'pusher_y')
+    needs_state = False
 
     def __init__(self, gain: float = 1.0) -> None:
         self.gain = gain
