@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -115,23 +115,33 @@ class FingerPainter:
         region += layer[..., :3]
 
 
+@lru_cache(maxsize=8)
 def _pixel_grid(size: int) -> Float:
-    """Centres of the pixels in canvas units, float64 [S, S, 2]."""
+    """Centres of the pixels in canvas units, float64 [S, S, 2]; read-only."""
     axis = (np.arange(size) + 0.5) * (CANVAS / size)
-    return np.stack(np.meshgrid(axis, axis), axis=-1)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1)
+    grid.flags.writeable = False
+    return grid
 
 
 def link_map(q: Float, size: int, at: Float | None = None) -> NDArray[np.int64]:
     """Which link is seen at each pixel, int [S, S]; -1 for the table. Distal links lie on top."""
-    where = _pixel_grid(size) if at is None else at
+    where = (_pixel_grid(size) if at is None else at).reshape(-1, 2)
+    x, y = np.ascontiguousarray(where.T)
     chain = points(q)
-    owner = np.full(where.shape[:-1], -1)
+    owner = np.full(len(where), -1)
+    half = LINK_WIDTH / 2
     for k in range(len(chain) - 1):
         along = chain[k + 1] - chain[k]
-        t = np.clip((where - chain[k]) @ along / (along @ along), 0, 1)
-        gap = np.linalg.norm(where - chain[k] - t[..., None] * along, axis=-1)
-        owner[gap <= LINK_WIDTH / 2] = k
-    return owner
+        # Only pixels near the link can be its own; a little more, for the rounding.
+        low = np.minimum(chain[k], chain[k + 1]) - half - 1e-6
+        high = np.maximum(chain[k], chain[k + 1]) + half + 1e-6
+        near = np.flatnonzero((x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1]))
+        mine = where[near]
+        t = np.clip((mine - chain[k]) @ along / (along @ along), 0, 1)
+        gap = np.linalg.norm(mine - chain[k] - t[..., None] * along, axis=-1)
+        owner[near[gap <= half]] = k
+    return owner.reshape((size, size) if at is None else at.shape[:-1])
 
 
 def analytic_flow(q0: Float, q1: Float, size: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
