@@ -24,8 +24,13 @@ app = typer.Typer(
 train = typer.Typer(help='Train the networks of one embodiment.', no_args_is_help=True)
 bench = typer.Typer(help='Measure this machine, and the planner on it.', no_args_is_help=True)
 study = typer.Typer(help="The paper's studies, redone.", no_args_is_help=True)
+models = typer.Typer(
+    help='The checkpoints that are shipped or found, with hash, size, training and licence.',
+    invoke_without_command=True,
+)
 app.add_typer(train, name='train')
 app.add_typer(bench, name='bench')
+app.add_typer(models, name='models')
 app.add_typer(study, name='study')
 
 # Typer reads these at run time under every supported Python, so no `X | None` here.
@@ -359,6 +364,20 @@ def bench_transport(
     run(seconds, cameras, rate, width, height, compare, as_json, domain)
 
 
+@bench.command('translate')
+def bench_translate(
+    size: Annotated[int, typer.Option(help='side of the canvas, px', min=32)] = 128,
+    channels: Annotated[int, typer.Option(help='action channels', min=1)] = 16,
+    steps: Annotated[int, typer.Option(help='frame pairs of the chunk', min=1)] = 4,
+    repeats: Annotated[int, typer.Option(help='chunks that are timed', min=10)] = 300,
+    as_json: Json = False,
+) -> None:
+    """Time of a chunk's translation without network and flow, with one thread and with two."""
+    from vera_bringup.commands.bench_translate import run
+
+    run(size, channels, steps, repeats, as_json)
+
+
 @bench.command('words')
 def bench_words(
     embodiment: Embodiment,
@@ -404,6 +423,27 @@ def study_honesty(
     )
 
 
+@study.command('finger')
+def study_finger(
+    out: Annotated[Path, typer.Option(help='data, trainings, rows, plot')] = Path(
+        'runs/study_finger'
+    ),
+    joints: Annotated[str, typer.Option(help='of the first sweep, such as 2,5,10')] = '',
+    sizes: Annotated[str, typer.Option(help='transitions of the second, such as 500,4000')] = '',
+    flows: Annotated[str, typer.Option(help='such as analytic,dis')] = '',
+    models: Annotated[str, typer.Option(help='jacobian,direct_flow,direct_pair')] = '',
+    seeds: Annotated[int, typer.Option(help='how many; 0: as the study says', min=0)] = 0,
+    steps: Annotated[int, typer.Option(help='of each training; 0: as it says', min=0)] = 0,
+    jobs: Annotated[int, typer.Option(help='trainings at once, one thread each', min=1)] = 2,
+    quick: Annotated[bool, typer.Option('--quick', help='10 minutes on 2 cores')] = False,
+    as_json: Json = False,
+) -> None:
+    """Toy finger: error of three translators over joints and over data; goes on where it was."""
+    from vera_bringup.commands.study_finger import run
+
+    run(out, joints, sizes, flows, models, seeds, steps, jobs, quick, as_json)
+
+
 @study.command('pusht')
 def study_pusht(
     out: Annotated[Path, typer.Option(help='folder for data, checkpoints, rows, plots')] = Path(
@@ -439,8 +479,9 @@ def study_pusht(
     )
 
 
-@app.command()
-def models(
+@models.callback()
+def list_models(
+    context: typer.Context,
     as_json: Json = False,
     details: Annotated[
         bool, typer.Option('--details', help='with configuration, contract and training')
@@ -449,7 +490,39 @@ def models(
     """List the checkpoints that are shipped or found, with hash, size, training and licence."""
     from vera_bringup.commands.models import run
 
-    run(as_json, details)
+    if context.invoked_subcommand is None:
+        run(as_json, details)
+
+
+@models.command('import')
+def import_model(
+    source: Annotated[Path, typer.Argument(help='folder with model.ckpt and config.yaml')],
+    name: Annotated[str, typer.Option('--as', help='name of the checkpoint here')],
+    embodiment: Annotated[str, typer.Option(help='embodiment: a name or a contract file')],
+    gain: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help='numbers of the published action in one unit of a channel, where the '
+            "checkpoint's configuration does not know; may be repeated",
+            metavar='CHANNEL=NUMBER',
+        ),
+    ] = None,
+    flow: Annotated[str, typer.Option(help='estimator to solve with')] = 'dis',
+    accept_licence: Annotated[
+        str, typer.Option(help='licence of the weights, if it restricts their use')
+    ] = '',
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='folder; the first one where checkpoints are looked for unless given'),
+    ] = None,
+) -> None:
+    """Make one of the authors' published J-IDM checkpoints a checkpoint of an embodiment.
+
+    See docs/how-to/import-authors-checkpoints.md.
+    """
+    from vera_bringup.commands.models import import_published
+
+    import_published(source, name, embodiment, out, gain or [], flow, accept_licence)
 
 
 def main() -> None:
