@@ -14,7 +14,7 @@ from graph_tools import unique_domain, vera
 from vera_bringup.selfplay_motion import MotionError, RandomWalk
 from vera_core.contract import load_contract
 from vera_jidm.dataset import AnalyticSource, DatasetError, ShardFolder, TransitionStore
-from vera_jidm.episodes import read_shard
+from vera_jidm.episodes import read_shard, write_shard
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -157,3 +157,19 @@ def test_live_self_play_is_measured_by_the_joints(tmp_path):
     with pytest.raises(DatasetError, match='no analytic flow'):
         TransitionStore(folder, AnalyticSource(2), 2, 0).batch(0)
     assert json.loads((tmp_path / 'data' / 'statistics.json').read_text())['digest']
+
+
+def test_training_takes_other_peoples_episodes_as_they_are(tmp_path, monkeypatch):
+    from vera_bringup import selfplay
+    from vera_jidm import training
+
+    asked = {}
+    monkeypatch.setattr(training, 'main_train', lambda contract, **kw: asked.update(kw) or {})
+    contract = load_contract('finger')
+    selfplay.collect(contract, tmp_path / 'simulated', 4, 0)
+    data, meta = read_shard(tmp_path / 'simulated' / 'shard_00000.mcap')
+    write_shard(tmp_path / 'train' / 'mine.mcap', data, {**meta, 'source': 'my robot'})
+    selfplay.train_idm('finger', transitions=9, held_out=3, data=tmp_path)
+    assert ShardFolder(tmp_path / 'train').lengths == [4]
+    assert ShardFolder(tmp_path / 'heldout').lengths == [3]
+    assert asked['data'] == tmp_path / 'train' and asked['held_out'] == tmp_path / 'heldout'

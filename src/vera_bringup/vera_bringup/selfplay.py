@@ -31,6 +31,8 @@ SHARD = 500
 # A transition lasts one frame period; the demonstrated motions reach 0.1 rad.
 MAX_DELTA = 0.12
 RESERVE = 64 * 2**20  # bytes of the disk that stay free
+# How the source of episodes that `collect` makes begins.
+SIMULATED = 'self-play of the simulated'
 _LOG = logging.getLogger(__name__)
 
 
@@ -169,7 +171,7 @@ def collect(
     meta: dict[str, Any] = {
         'contract': contract.action_fields(),
         'joints': list(contract.joint_names),
-        'source': 'self-play of the simulated finger',
+        'source': f'{SIMULATED} finger',
         'actions': 'measured',
         'recipe': {'options': options, **dataclasses.asdict(play)},
         'seed': seed,
@@ -312,7 +314,8 @@ def train_idm(
         joints: of the simulated finger, if not the contract's.
         transitions: how many to train on.
         held_out: how many to measure with.
-        data: folder of the self-play (`train/` and `heldout/` in it); made if need be.
+        data: folder of the self-play (`train/` and `heldout/` in it); made if need be. Episodes
+            that do not come from a simulator are taken as they are, all of them.
         seed: of the data and of the training.
         options: see vera_jidm.training.main_train.
 
@@ -327,9 +330,22 @@ def train_idm(
     n = len(contract.channels)
     folder = data or Path('data') / f'selfplay_{contract.embodiment}{n}_s{seed}'
     # The held-out scenes come from a seed of their own, whatever the training's is.
-    collect(contract, folder / 'train', transitions, seed)
-    collect(contract, folder / 'heldout', held_out, seed + 1_000_003)
+    for name, count, own_seed in (
+        ('train', transitions, seed),
+        ('heldout', held_out, seed + 1_000_003),
+    ):
+        if not _holds_other_data(folder / name):
+            collect(contract, folder / name, count, own_seed)
     _LOG.info('self-play is in %s', folder)
     return training.main_train(
         contract, data=folder / 'train', held_out=folder / 'heldout', seed=seed, **options
     )
+
+
+def _holds_other_data(folder: Path) -> bool:
+    """Whether somebody else's episodes are there: recorded live, or written by hand."""
+    first = next(iter(sorted(folder.glob('*.mcap'))), None)
+    if first is None:
+        return False
+    source = str(episodes.read_info(first).meta.get('source', ''))
+    return not source.startswith(SIMULATED)

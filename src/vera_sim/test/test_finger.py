@@ -22,7 +22,7 @@ def test_every_number_of_joints_gives_a_scene_inside_its_limits(joints):
         assert not env.inside().any()
 
 
-@pytest.mark.parametrize(('joints', 'discs'), [(1, 3), (21, 3), (3, 5), (3, -1)])
+@pytest.mark.parametrize(('joints', 'discs'), [(0, 3), (21, 3), (3, 5), (3, -1)])
 def test_impossible_fingers_are_refused_with_their_range(joints, discs):
     with pytest.raises(ValueError, match='the finger has'):
         FingerEnv(joints=joints, discs=discs)
