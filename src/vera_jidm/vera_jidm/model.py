@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812  (the usual name)
 
 from vera_core.checkpoint import CheckpointError, CheckpointInfo
 from vera_core.seams import Array, Image
-from vera_jidm.models import JacobianNetwork, build
+from vera_jidm.models import BackboneError, JacobianNetwork, build
 
 # Actions beyond this many times the largest training action are scaled down to it.
 LIMIT_FACTOR = 2.0
@@ -121,6 +121,8 @@ def load_model(info: CheckpointInfo) -> TrainedJacobian:
         flow_id, ridge = str(info.config['flow_id']), float(info.config['ridge'])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f'{info.path.name}: its config is wrong: {error}') from error
+    except BackboneError as error:
+        raise CheckpointError(f'{info.path.name}: {error}') from error
     weights = {k: torch.from_numpy(np.array(v)) for k, v in info.tensors().items()}
     if not all(bool(torch.isfinite(v).all()) for v in weights.values()):
         raise CheckpointError(f'{info.path.name}: a weight is not a finite number; train it again')

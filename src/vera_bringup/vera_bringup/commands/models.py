@@ -1,4 +1,7 @@
-"""`vera models`: which checkpoints are there, where they come from, under which licence."""
+"""`vera models`: which checkpoints are there, where they come from, under which licence.
+
+And `vera models import`, which makes one of the authors' published J-IDM checkpoints ours.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from rich.table import Table
 
 
 def run(as_json: bool, details: bool) -> None:
-    """Print the list."""
+    """Print the checkpoints, and the families of Jacobian networks there are to train."""
     found = [describe(path) for path in sorted(set(checkpoint_files()))]
     if as_json:
         print(json.dumps(found))
@@ -34,9 +37,73 @@ def run(as_json: bool, details: bool) -> None:
         )
     console = Console()
     console.print(table)
+    from vera_jidm.model_families import FAMILIES
+
+    console.print('Jacobian networks: ' + '; '.join(f'{k}: {v}' for k, v in FAMILIES.items()))
     if details:
         for model in found:
             console.print_json(data={'name': model['name'], **model['details']})
+
+
+def import_published(
+    source: Path,
+    name: str,
+    embodiment: str,
+    out: Path | None,
+    gains: list[str],
+    flow: str,
+    accept_licence: str,
+) -> None:
+    """Convert a published checkpoint and say what it has become.
+
+    Raises:
+        CommandError: it cannot be used here; the message says why and what to do.
+    """
+    from vera_bringup.exits import CommandError
+    from vera_core.checkpoint import CheckpointError
+    from vera_core.contract import load_contract
+    from vera_core.contract_files import checkpoint_folders
+    from vera_core.contract_reader import ContractError
+
+    folders = [out] if out is not None else checkpoint_folders()
+    if not folders:
+        raise CommandError('there is no folder for checkpoints; name one with --out')
+    if not name or Path(name).name != name:
+        raise CommandError(f'--as {name!r}: a checkpoint has a plain name, without folders')
+    given = {}
+    for text in gains:
+        channel, _, number = text.partition('=')
+        try:
+            given[channel] = float(number)
+        except ValueError:
+            raise CommandError(f'--gain {text!r}: write it as CHANNEL=NUMBER') from None
+    try:
+        contract = load_contract(embodiment)
+        from vera_jidm.authors import import_checkpoint
+        from vera_jidm.flow import FlowError, make_flow
+
+        try:
+            flow_id = make_flow(flow).flow_id
+        except FlowError as error:
+            raise CommandError(f'--flow {flow}: {error}') from error
+        info = import_checkpoint(
+            source,
+            contract,
+            folders[0] / f'{name}.safetensors',
+            flow_id=flow_id,
+            gains=given,
+            accept_licence=accept_licence,
+            command=f'vera models import {source.name} --as {name} --embodiment '
+            f'{contract.embodiment}',
+        )
+    except (CheckpointError, ContractError) as error:
+        raise CommandError(str(error)) from error
+    about = info.training['published']
+    print(
+        f'{info.path}: {about["model"]}, {len(contract.channels)} channels, actions '
+        f'{about["action_mode"]}, solved with flow {flow_id}, licence {info.training["licence"]}'
+    )
+    print(f'try it: vera up {contract.embodiment} --translator-checkpoint {info.path}')
 
 
 def checkpoint_files() -> Iterator[Path]:

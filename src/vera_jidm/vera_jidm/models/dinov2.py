@@ -233,7 +233,7 @@ def fetch(source: str, revision: str = '') -> dict[str, Tensor]:
 
 
 # Names in `transformers`: those up to 5.0, then those since.
-_NAMES = (
+NAMES = (
     (r'^embeddings\.cls_token$', 'cls'),
     (r'^embeddings\.position_embeddings$', 'positions'),
     (r'^embeddings\.patch_embeddings\.projection\.', 'patches.'),
@@ -254,7 +254,7 @@ def renamed(weights: Mapping[str, Tensor], stages: tuple[int, ...]) -> dict[str,
     """Weights under the names of `Dinov2`, without the mask token and the blocks never read."""
     out = {}
     for name, value in weights.items():
-        for pattern, ours in _NAMES:
+        for pattern, ours in NAMES:
             name = re.sub(pattern, ours, name)
         block = re.match(r'blocks\.(\d+)\.', name)
         if name != 'embeddings.mask_token' and not (block and int(block[1]) >= max(stages)):

@@ -34,14 +34,6 @@ _BUILDERS: dict[str, Callable[[dict[str, Any]], JacobianNetwork]] = {
 }
 
 
-# For `vera models`.
-ABOUT = {
-    'convolutional': 'small U-Net for a CPU; the default, with shipped weights',
-    'dinov2': 'DINOv2-small (Apache-2.0, through transformers), DPT neck and head',
-    'vggt': 'DPT head over VGGT or another joint multi-view backbone that you bring',
-}
-
-
 def families() -> tuple[str, ...]:
     """Names that `build` knows."""
     return tuple(_BUILDERS)

@@ -26,7 +26,8 @@ class ViewsConfig(JacobianConfig):
             outputs is so many pixels of the input in x and in y; they are carried over to pixels of
             the canvas, so the checkpoint's flow scale must be 1 px.
         full: whether the head works at the input's resolution (as the authors' do), rather than at
-            that of the cells, which is much cheaper.
+            that of the cells, which is much cheaper. Views of different sizes need the former and
+            get it.
         learned_weights: whether the head predicts row weights.
     """
 
