@@ -59,8 +59,10 @@ def test_settings_are_part_of_the_name():
     ('name', 'words'),
     [
         ('analytic', 'simulator'),
-        ('raft', 'dis, farneback'),
-        ('dis-1-f0-p8-s3-g1-v1', 'this version has'),
+        ('raft', 'dis, dis_lk, farneback'),
+        ('dis-256-f1', "this version has 'dis'"),
+        ('dis:weights.pth', 'takes no weights'),
+        ('ptlflow:raft', 'name model and weights'),
     ],
 )
 def test_estimators_that_cannot_be_had(name, words):
