@@ -8,6 +8,7 @@ posture that the steps before it have led to.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
 
 DEFAULT_FLOW = 'dis'
 RIDGE = 5e-5
-# Estimated flow mixes what lies on both sides of an outline: pixels nearer to it than this [px of
-# the canvas] count little. They still count, or links of a few pixels would say nothing at all.
-BORDER_PX = 2
-BORDER_WEIGHT = 0.01
+# Estimated flow mixes what lies on both sides of an outline: what a pixel counts whose outline is
+# 1, 2, .. px of the canvas away; 1 further inside. Never 0: links of a few pixels have no inside.
+BORDER_WEIGHTS = (0.03, 0.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +52,7 @@ class AnalyticTranslator:
         estimator: of the flow; any will do, the Jacobian knows none of its biases.
         mode: 'stacked' draws the robot also where the first solve takes it, and adds the backward
             flow's rows there (extension); 'paper' is Eq. 6, forward flow and J(q_t) alone.
-        border: see BORDER_PX.
-        border_weight: see BORDER_WEIGHT.
+        border: see BORDER_WEIGHTS; () for flow that is sharp at outlines.
 
     Raises:
         TranslationError: an unknown mode.
@@ -69,8 +68,7 @@ class AnalyticTranslator:
         estimator: PairFlow,
         *,
         mode: str = 'stacked',
-        border: int = BORDER_PX,
-        border_weight: float = BORDER_WEIGHT,
+        border: Sequence[float] = BORDER_WEIGHTS,
     ) -> None:
         if mode not in MODES:
             raise TranslationError(f'no mode {mode!r}; there are {", ".join(MODES)}')
@@ -78,7 +76,7 @@ class AnalyticTranslator:
         self.checkpoint_hash = model.model_hash
         self.mode = mode
         self._model, self._estimator = model, estimator
-        self._border, self._border_weight = border, border_weight
+        self._border = tuple(border)
 
     @classmethod
     def from_contract(
@@ -179,8 +177,7 @@ class AnalyticTranslator:
         posture = self._model.posture(q)
         rows = self._model.rows(posture)
         inside = _inside(rows, self._model.height, self._model.width, self._border)
-        weight = rows.view * np.where(inside, 1.0, self._border_weight)
-        return _Picture(posture, rows, weight)
+        return _Picture(posture, rows, rows.view * inside)
 
     def _columns(self, at: _Picture) -> Float:
         return self._model.channels.columns(at.posture)
@@ -248,17 +245,21 @@ class AnalyticTranslator:
         return np.concatenate([anchor[None], frames])
 
 
-def _inside(rows: Rows, height: int, width: int, border: int) -> NDArray[np.bool_]:
-    """Whether all pixels within `border` show the same link, bool [P]; outside is another."""
-    if border == 0:
-        return np.ones(len(rows.v), bool)
-    link = np.full((height + 2 * border, width + 2 * border), -1)
-    link[rows.v + border, rows.u + border] = rows.link
-    same = np.ones(len(rows.v), bool)
-    for dv in range(2 * border + 1):
-        for du in range(2 * border + 1):
-            same &= link[rows.v + dv, rows.u + du] == rows.link
-    return same
+def _inside(rows: Rows, height: int, width: int, border: Sequence[float]) -> Float:
+    """Weight of each pixel by its distance from the outline of its link, float64 [P]."""
+    most = len(border)
+    # Outside of the canvas is no link.
+    link = np.full((height + 2 * most, width + 2 * most), -1)
+    link[rows.v + most, rows.u + most] = rows.link
+    weight = np.ones(len(rows.v))
+    for distance in range(most, 0, -1):
+        around = range(most - distance, most + distance + 1)
+        other = np.zeros(len(rows.v), bool)
+        for dv in around:
+            for du in around:
+                other |= link[rows.v + dv, rows.u + du] != rows.link
+        weight[other] = border[distance - 1]
+    return weight
 
 
 __all__ = ['AnalyticTranslator']
