@@ -1,5 +1,7 @@
 """A toy embodiment without a simulator: a textured patch that two channels shift in x and y."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 
@@ -14,6 +16,18 @@ FIELDS = {
         {'name': 'y', 'kind': 'joint_delta', 'unit': 'rad'},
     ],
 }
+# All that a training asks of a contract.
+CONTRACT = SimpleNamespace(
+    embodiment='toy',
+    channels=('x', 'y'),
+    channel_names=('x', 'y'),
+    joints=(),
+    cameras=(SimpleNamespace(name='top'),),
+    camera_names=('top',),
+    slot_width=lambda camera: SIZE,
+    canvas=SimpleNamespace(height=SIZE, width=SIZE),
+    action_fields=lambda: FIELDS,
+)
 # Pixels that one unit of a channel moves the patch.
 GAIN = 20.0
 

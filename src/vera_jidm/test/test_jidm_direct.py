@@ -1,12 +1,11 @@
 """The direct baselines: as large as the J-IDM, trained by the same program, seen as translators."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from jidm_toys import FIELDS, SIZE, patch, write_folder
+from jidm_toys import CONTRACT, SIZE, patch, write_folder
 
 from vera_core.checkpoint import CheckpointError, find_checkpoint
 from vera_jidm.dataset import AnalyticSource, ShardFolder, TransitionStore
@@ -33,14 +32,7 @@ from vera_jidm.registry import make_translator
 from vera_jidm.training import main_train, train
 from vera_jidm.translator import TranslationError
 
-CHANNELS = ('x', 'y')
-CONTRACT = SimpleNamespace(
-    embodiment='toy',
-    channels=CHANNELS,
-    channel_names=CHANNELS,
-    canvas=SimpleNamespace(height=SIZE, width=SIZE),
-    action_fields=lambda: FIELDS,
-)
+CHANNELS = CONTRACT.channel_names
 
 
 @pytest.fixture(scope='module')
@@ -54,7 +46,7 @@ def folders(tmp_path_factory):
 def recipe(**changes):
     values = {
         'flow': 'analytic', 'steps': 60, 'batch': 8, 'evaluate_every': 30, 'save_every': 60,
-        'widths': (8, 16), 'stem': 8, 'bfloat16': False, 'rate': 1e-2,
+        'widths': (8, 16), 'stem': 8, 'precision': 'float32', 'rate': 1e-2,
     }
     return TrainingConfig(**{**values, **changes})
 

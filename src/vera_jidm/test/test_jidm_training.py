@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from jidm_toys import FIELDS, SIZE, write_folder
+from jidm_toys import CONTRACT, FIELDS, write_folder
 from safetensors.numpy import load_file
 
 from vera_core.checkpoint import find_checkpoint
@@ -15,14 +15,6 @@ from vera_jidm.model import load_model
 from vera_jidm.progress import StateError
 from vera_jidm.recipe import TrainingConfig, TrainingError
 from vera_jidm.training import Trainer, main_train, train
-
-# All that a training asks of a contract.
-CONTRACT = SimpleNamespace(
-    embodiment='toy',
-    channels=('x', 'y'),
-    canvas=SimpleNamespace(height=SIZE, width=SIZE),
-    action_fields=lambda: FIELDS,
-)
 
 
 @pytest.fixture(scope='module')
@@ -36,7 +28,7 @@ def folders(tmp_path_factory):
 def recipe(**changes):
     values = {
         'flow': 'analytic', 'steps': 12, 'batch': 8, 'evaluate_every': 4, 'save_every': 4,
-        'widths': (8, 16), 'stem': 8, 'bfloat16': False,
+        'widths': (8, 16), 'stem': 8, 'precision': 'float32',
     }
     return TrainingConfig(**{**values, **changes})
 
@@ -114,7 +106,7 @@ def test_data_of_another_contract_is_refused(folders, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(folders, tmp_path, monkeypatch):
-    def broken(self, batch):
+    def broken(self, batch, part):
         return {'loss': torch.tensor(float('nan'), requires_grad=True)}
 
     monkeypatch.setattr(Trainer, 'loss', broken)

@@ -58,14 +58,14 @@ class Augmentation:
                 raise ValueError(f'augmentation {name} is {value}; it must lie in 0..4')
 
     def __call__(
-        self, images: Tensor, generator: torch.Generator, part: slice = slice(None)
+        self, images: Tensor, generator: torch.Generator, part: slice | Tensor = slice(None)
     ) -> Tensor:
         """Augment each image on its own.
 
         Args:
             images: [N, 3, H, W], 0..1; the results may leave that range a little.
             generator: of every random number, all N images' whatever `part` is.
-            part: the images to return.
+            part: the images to return, a slice or int64 indices.
         """
         n = len(images)
         out = images[part]

@@ -72,6 +72,14 @@ class Batch:
     flow: GridFlow
     positions: NDArray[np.float64] | None = None
 
+    def rows(self, which: NDArray[np.int64]) -> Batch:
+        """Some of its samples."""
+        return Batch(
+            self.before[which], self.after[which], self.actions[which],
+            GridFlow(*(getattr(self.flow, k)[which] for k in _GRID_FLOW)),
+            None if self.positions is None else self.positions[which],
+        )
+
 
 class ShardFolder:
     """The episode files of one folder; opening it reads no frames.
@@ -286,6 +294,7 @@ class TransitionStore:
                 f'{folder.folder} holds {len(folder)} transitions, too few for batches of {batch}'
             )
         self._folder, self._source, self._batch, self._seed = folder, source, batch, seed
+        self.flow_id = source.flow_id
         h, w = folder.canvas
         each = h * w * 3 * 2 + (h * w // 4) * 12
         self._room = max(1, memory // (each * max(folder.lengths)))

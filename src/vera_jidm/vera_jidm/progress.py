@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,43 @@ class StateError(ValueError):
     """A training state that cannot be resumed; the message says why."""
 
 
+@dataclass
+class Progress:
+    """How far a training has come.
+
+    Attributes:
+        step: optimiser steps done.
+        average: averaged weights.
+        points: of the learning curve.
+        seconds: spent so far.
+        best: averaged weights of the lowest held-out error; None without early stop.
+        lowest: that error.
+        waited: evaluations since.
+        scaler: of the losses, in half precision.
+    """
+
+    step: int
+    average: dict[str, Tensor]
+    points: list[Point]
+    seconds: float = 0.0
+    best: dict[str, Tensor] | None = None
+    lowest: float = math.inf
+    waited: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
 def save_state(
     path: Path,
-    step: int,
     net: nn.Module,
-    average: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
-    points: list[Point],
-    seconds: float,
+    progress: Progress,
     identity: dict[str, Any],
 ) -> None:
-    """Write `<path>.safetensors` and `.json`: weights, average, moments, step, curve."""
+    """Write `<path>.safetensors` and `.json`: weights, averages, moments, step, curve."""
+    step = progress.step
     tensors = {f'net.{k}': v.contiguous() for k, v in net.state_dict().items()}
-    tensors |= {f'average.{k}': v.contiguous() for k, v in average.items()}
+    tensors |= {f'average.{k}': v.contiguous() for k, v in progress.average.items()}
+    tensors |= {f'best.{k}': v.contiguous() for k, v in (progress.best or {}).items()}
     for i, moments in optimizer.state_dict()['state'].items():
         for key, value in moments.items():
             tensors[f'optimizer.{i}.{key}'] = torch.as_tensor(value).contiguous()
@@ -39,7 +65,12 @@ def save_state(
     tensors['step'] = torch.tensor(step)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path.with_name(path.name + '.safetensors'), save(tensors))
-    text = json.dumps({'step': step, 'seconds': seconds, 'points': points, **identity}, indent=1)
+    values = {
+        'step': step, 'seconds': progress.seconds, 'points': progress.points,
+        'lowest': progress.lowest if math.isfinite(progress.lowest) else None,
+        'waited': progress.waited, 'scaler': progress.scaler, **identity,
+    }
+    text = json.dumps(values, indent=1)
     write_atomic(path.with_name(path.name + '.json'), text.encode())
 
 
@@ -48,8 +79,8 @@ def load_state(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
-) -> tuple[int, dict[str, Tensor], list[Point], float]:
-    """Restore net and optimiser in place; step, averaged weights, curve and seconds so far.
+) -> Progress:
+    """Restore net and optimiser in place; the rest is returned.
 
     Raises:
         StateError: missing or damaged, or of another recipe or data set (the field is named).
@@ -77,7 +108,7 @@ def load_state(
                 if value.get(k) != found.get(k)
             )
         raise StateError(f'the state was trained with {key} = {found}, not {value}; start anew')
-    groups: dict[str, dict[str, Tensor]] = {'net': {}, 'average': {}}
+    groups: dict[str, dict[str, Tensor]] = {'net': {}, 'average': {}, 'best': {}}
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         kind, rest = name.split('.', 1)
@@ -90,7 +121,12 @@ def load_state(
     state = optimizer.state_dict()
     state['state'] = moments
     optimizer.load_state_dict(state)
-    return step, groups['average'], list(data['points']), float(data['seconds'])
+    lowest = data.get('lowest')
+    return Progress(
+        step, groups['average'], list(data['points']), float(data['seconds']),
+        groups['best'] or None, math.inf if lowest is None else float(lowest),
+        int(data.get('waited', 0)), dict(data.get('scaler', {})),
+    )
 
 
 class LearningCurve:
