@@ -200,3 +200,15 @@ def test_flow_scales():
     assert found.flow_scale('f') == pytest.approx(3.0)
     assert found.flow_scale('f', 'p90') == pytest.approx(3.0, abs=1 / 256)
     assert found.actions.quantiles['99.9'] == [1.0, 1.0]
+
+
+def test_views_lie_as_the_contract_says(tmp_path):
+    wide = copy.deepcopy(FIELDS)
+    wide['cameras'] = [
+        {'name': 'top', 'crop': None, 'canvas_width': 20},
+        {'name': 'side', 'crop': None, 'canvas_width': 8},
+    ]
+    folder = ShardFolder(write_folder(tmp_path, 1, 4, fields=wide))
+    assert [(v.name, v.x0, v.x1, v.y1) for v in folder.views] == [
+        ('top', 0, 20, 32), ('side', 20, 28, 32),
+    ]  # fmt: skip

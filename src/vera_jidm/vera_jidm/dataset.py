@@ -44,7 +44,9 @@ from vera_jidm.episodes_statistics import (
     write_statistics,
 )
 from vera_jidm.flow import ANALYTIC, PairFlow
+from vera_jidm.views import ViewBox
 
+PAIRS = 16
 _LOG = logging.getLogger(__name__)
 
 
@@ -125,6 +127,16 @@ class ShardFolder:
 
     def __len__(self) -> int:
         return sum(self.lengths)
+
+    @property
+    def views(self) -> tuple[ViewBox, ...]:
+        """Where each camera's view lies on the canvas."""
+        left, boxes = 0, []
+        for camera in self.contract['cameras']:
+            right = left + int(camera['canvas_width'])
+            boxes.append(ViewBox(camera['name'], left, 0, right, self.canvas[0]))
+            left = right
+        return tuple(boxes)
 
     @property
     def action_scale(self) -> NDArray[np.float64]:
@@ -264,13 +276,17 @@ class EstimatedSource:
             np.empty((n, 2, *shape[1:]), np.float16), np.empty((n, 2, *shape[1:]), np.float16),
             np.empty(shape, np.float16), np.empty(shape, np.float16),
         )
-        for i in range(n):
-            a, b = data.before[i], data.after[i]
-            if rng.random() < self._degrade:
-                a, b = degrade(a, rng), degrade(b, rng)
-            pair = self._estimator.both(a[None], b[None])
+        # Some pairs at once: a learned estimator is faster so, and 16 fit any memory.
+        for start in range(0, n, PAIRS):
+            a, b = data.before[start : start + PAIRS], data.after[start : start + PAIRS]
+            spoiled = [i for i in range(len(a)) if rng.random() < self._degrade]
+            if spoiled:
+                a, b = a.copy(), b.copy()
+            for i in spoiled:
+                a[i], b[i] = degrade(a[i], rng), degrade(b[i], rng)
+            pair = self._estimator.both(a, b)
             for k in _GRID_FLOW:
-                getattr(out, k)[i] = _pool(getattr(pair, k), self._grid)[0]
+                getattr(out, k)[start : start + PAIRS] = _pool(getattr(pair, k), self._grid)
         return out
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from vera_jidm import ridge as ridge_solve
 from vera_jidm.dataset import AnalyticSource, Batch, EstimatedSource, ShardFolder, TransitionStore
 from vera_jidm.direct import NO_FLOW, NoFlow, TrainedDirect
-from vera_jidm.flow import ANALYTIC, make_flow
+from vera_jidm.flow import ANALYTIC, make_flow, per_view
 from vera_jidm.model import TrainedJacobian
 from vera_jidm.models.convolutional import GRID
 
@@ -94,7 +94,7 @@ def held_out_store(
     elif flow == ANALYTIC:
         source = AnalyticSource(grid)
     else:
-        source = EstimatedSource(make_flow(flow), grid)
+        source = EstimatedSource(per_view(make_flow(flow), folder.views, *folder.canvas), grid)
     return TransitionStore(folder, source, 1, 0)
 
 

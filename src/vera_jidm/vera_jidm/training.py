@@ -37,7 +37,7 @@ from vera_jidm.dataset import (
 )
 from vera_jidm.direct import DirectNet, NoFlow, TrainedDirect, match
 from vera_jidm.evaluation import Trained, evaluate, held_out_store
-from vera_jidm.flow import ANALYTIC, make_flow
+from vera_jidm.flow import ANALYTIC, make_flow, per_view
 from vera_jidm.losses import DirectObjective, JacobianObjective, Objective, Sample, Teacher
 from vera_jidm.model import Scales, config_of, to_tensor
 from vera_jidm.models import JacobianNetwork, build
@@ -288,7 +288,8 @@ def train(
     elif config.flow == ANALYTIC:
         source = AnalyticSource(grid)
     else:
-        source = EstimatedSource(make_flow(config.flow), grid, config.degrade, config.seed)
+        flow = per_view(make_flow(config.flow), folder.views, *folder.canvas)
+        source = EstimatedSource(flow, grid, config.degrade, config.seed)
     store = TransitionStore(folder, source, config.batch, config.seed)
     if not processes.main:
         processes.wait()  # the first one computes the flow, the others read it
