@@ -444,6 +444,24 @@ def study_finger(
     run(out, joints, sizes, flows, models, seeds, steps, jobs, quick, as_json)
 
 
+@study.command('ablate')
+def study_ablate(
+    out: Annotated[Path, typer.Option(help='data, trainings, rows, plot')] = Path(
+        'runs/study_finger'
+    ),
+    joints: Annotated[int, typer.Option(help='of the finger', min=1)] = 5,
+    transitions: Annotated[int, typer.Option(help='to train on', min=1)] = 4000,
+    seeds: Annotated[int, typer.Option(help='how many', min=1)] = 1,
+    steps: Annotated[int, typer.Option(help='of each training', min=1)] = 400,
+    jobs: Annotated[int, typer.Option(help='trainings at once, one thread each', min=1)] = 2,
+    as_json: Json = False,
+) -> None:
+    """Toy finger: one choice of the J-IDM's recipe changed at a time; goes on where it was."""
+    from vera_bringup.commands.study_ablate import run
+
+    run(out, joints, transitions, seeds, steps, jobs, as_json)
+
+
 @study.command('pusht')
 def study_pusht(
     out: Annotated[Path, typer.Option(help='folder for data, checkpoints, rows, plots')] = Path(

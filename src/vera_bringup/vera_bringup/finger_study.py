@@ -7,6 +7,8 @@ within +-1.4 / sqrt(n) rad, motions of up to 0.05 rad a joint.
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import json
 import math
 import os
@@ -72,18 +74,20 @@ class FingerStudy:
         also: (joints, transitions) at which the other estimators are run too.
         models, seeds: trained in every cell.
         steps: of each training, the same for all; held_out: transitions to measure with.
+        long_steps: of trainings of the main cell that show what more of them would change; 0: none.
     """
 
     joints: tuple[int, ...] = (1, 2, 3, 4, 5, 8, 10)
     sizes: tuple[int, ...] = (128, 256, 512, 1000, 2000, 4000, 8000)
     joint: int = 5
     transitions: int = 4000
-    flows: tuple[str, ...] = (ANALYTIC, 'dis')
+    flows: tuple[str, ...] = (ANALYTIC, 'dis', 'dis_lk')
     also: tuple[tuple[int, int], ...] = ((2, 4000), (5, 4000), (10, 4000))
     models: tuple[str, ...] = MODELS
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 400
     held_out: int = 500
+    long_steps: int = 1200
 
     def __post_init__(self) -> None:
         for model in self.models:
@@ -96,26 +100,32 @@ class FingerStudy:
                 raise ValueError(f'{value} is no number of transitions or steps')
 
     def cells(self) -> list[Cell]:
-        """Every training, the most telling first: seed by seed, five joints before the sweeps."""
-        points = [(self.joint, self.transitions)]
-        points += [(j, self.transitions) for j in sorted(self.joints, reverse=True)]
+        """Every training, the most telling first: all seeds of the main cell, then the sweeps."""
+        main = (self.joint, self.transitions)
+        points = [(j, self.transitions) for j in sorted(self.joints, reverse=True)]
         points += [(self.joint, n) for n in sorted(self.sizes, reverse=True)]
+        order = [(main, seed) for seed in self.seeds]
+        order += [(point, seed) for seed in self.seeds for point in points]
         out: dict[str, Cell] = {}
+        for (joints, n), seed in order:
+            first, *others = self.flows
+            for flow in [first, *(others if (joints, n) in self.also else [])]:
+                for model in self.models:
+                    seen = NO_FLOW if model == 'direct_pair' else flow
+                    cell = Cell(model, joints, n, seen, seed)
+                    out.setdefault(cell.name, cell)
         for seed in self.seeds:
-            for joints, n in points:
-                first, *others = self.flows
-                flows = [first, *(others if (joints, n) in self.also else [])]
-                for flow in flows:
-                    for model in self.models:
-                        seen = NO_FLOW if model == 'direct_pair' else flow
-                        cell = Cell(model, joints, n, seen, seed)
-                        out.setdefault(cell.name, cell)
+            for flow in self.flows if self.long_steps else ():
+                for model in self.models:
+                    seen = NO_FLOW if model == 'direct_pair' else flow
+                    cell = Cell(model, *main, seen, seed, (('steps', self.long_steps),))
+                    out.setdefault(cell.name, cell)
         return list(out.values())
 
 
 QUICK = FingerStudy(
     joints=(2, 5, 10), sizes=(500, 1000, 2000), transitions=2000, also=((5, 2000),), seeds=(0,),
-    steps=150, held_out=300,
+    flows=(ANALYTIC, 'dis_lk'), steps=150, held_out=300, long_steps=0,
 )
 
 
@@ -148,17 +158,14 @@ class Runner:
         os.environ.setdefault('OMP_NUM_THREADS', '1')
         bar = tqdm(total=len(cells), initial=len(cells) - len(todo), desc='trainings')
         with ProcessPoolExecutor(self.jobs, mp_context=get_context('spawn')) as pool:
-            # One at a time for each data set: the first to come makes it and its flow.
             running: dict[Future[dict[str, Any]], Cell] = {}
             while todo or running:
-                busy = {_data_key(c) for c in running.values()}
                 for cell in list(todo):
                     if len(running) >= self.jobs:
                         break
-                    if _data_key(cell) not in busy or self._data_is_there(cell):
+                    if not self._waits(cell, running.values()):
                         todo.remove(cell)
                         running[pool.submit(_run, self, cell)] = cell
-                        busy.add(_data_key(cell))
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     cell = running.pop(future)
@@ -173,9 +180,14 @@ class Runner:
         """Folder of a cell's self-play."""
         return self.out / 'data' / f'j{cell.joints}_n{cell.n}_s{cell.seed}'
 
-    def _data_is_there(self, cell: Cell) -> bool:
-        return (self.out / 'trainings' / f'{cell.name}.started').is_file() or any(
-            (self.out / 'rows').glob(f'*_j{cell.joints}_n{cell.n}_{cell.flow}_s{cell.seed}*.json')
+    def _waits(self, cell: Cell, running: Iterable[Cell]) -> bool:
+        """Whether another training is computing the estimated flow that this one needs."""
+        flow = (cell.joints, cell.n, cell.seed, cell.flow)
+        if cell.flow in (ANALYTIC, NO_FLOW):
+            return False
+        known = f'*_j{cell.joints}_n{cell.n}_{cell.flow}_s{cell.seed}*.json'
+        return not any((self.out / 'rows').glob(known)) and any(
+            flow == (c.joints, c.n, c.seed, c.flow) for c in running
         )
 
     def _path(self, cell: Cell) -> Path:
@@ -196,10 +208,6 @@ class Runner:
         return row
 
 
-def _data_key(cell: Cell) -> tuple[int, int, int, str]:
-    return cell.joints, cell.n, cell.seed, cell.flow
-
-
 def _run(runner: Runner, cell: Cell) -> dict[str, Any]:
     """Self-play where it is missing, one training, one row."""
     import torch
@@ -212,11 +220,15 @@ def _run(runner: Runner, cell: Cell) -> dict[str, Any]:
         'max_delta': MAX_DELTA, 'span': 1.4 / math.sqrt(cell.joints), 'discs': 0
     }
     folder = runner.data(cell)
-    _share_files(folder / 'train', runner.out / 'data', cell)
-    selfplay.collect(contract, folder / 'train', cell.n, cell.seed, **play)
-    selfplay.collect(
-        contract, folder / 'heldout', runner.held_out, cell.seed + HELD_OUT_SEED, **play
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / 'lock').open('w') as lock:
+        # Trainings that run at the same time share their self-play: the first one makes it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _share_files(folder / 'train', runner.out / 'data', cell)
+        selfplay.collect(contract, folder / 'train', cell.n, cell.seed, **play)
+        selfplay.collect(
+            contract, folder / 'heldout', runner.held_out, cell.seed + HELD_OUT_SEED, **play
+        )
     trainings = runner.out / 'trainings'
     trainings.mkdir(parents=True, exist_ok=True)
     recipe: dict[str, Any] = {
@@ -292,22 +304,27 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def select(
-    rows: Iterable[dict[str, Any]], model: str, flow: str, **wanted: int
+    rows: Iterable[dict[str, Any]],
+    model: str,
+    flow: str,
+    recipe: dict[str, Any] | None = None,
+    **wanted: int,
 ) -> dict[tuple[int, int], dict[int, float]]:
     """(joints, n) -> seed -> MSE of a model; `direct_pair` sees no flow, so fits every flow."""
     out: dict[tuple[int, int], dict[int, float]] = {}
     for row in rows:
-        fits = row['model'] == model and row['flow'] in (flow, NO_FLOW) and not row['recipe']
+        fits = row['model'] == model and row['flow'] in (flow, NO_FLOW)
+        fits = fits and row['recipe'] == (recipe or {})
         if fits and all(row[k] == v for k, v in wanted.items()):
             out.setdefault((row['joints'], row['n']), {})[row['seed']] = row['mse']
     return dict(sorted(out.items()))
 
 
-def ratios(rows: Sequence[dict[str, Any]], model: str, flow: str) -> dict[
-    tuple[int, int], tuple[float, float, float]
-]:
+def ratios(
+    rows: Sequence[dict[str, Any]], model: str, flow: str, recipe: dict[str, Any] | None = None
+) -> dict[tuple[int, int], tuple[float, float, float]]:
     """(joints, n) -> MSE of a model over the J-IDM's, paired by seed, with its interval."""
-    ours, theirs = select(rows, 'jacobian', flow), select(rows, model, flow)
+    ours, theirs = (select(rows, m, flow, recipe) for m in ('jacobian', model))
     out = {}
     for point, seeds in theirs.items():
         both = sorted(set(seeds) & set(ours.get(point, {})))
@@ -335,7 +352,7 @@ def data_needed(
     for (_, n), seeds in select(rows, 'jacobian', flow, joints=joints).items():
         mse = spread(list(seeds.values()))[0]
         times, more = None, None
-        for (n0, m0), (n1, m1) in zip(curve, curve[1:], strict=False):
+        for (n0, m0), (n1, m1) in itertools.pairwise(curve):
             if m0 >= mse >= m1 and m0 > m1:
                 share = math.log(m0 / mse) / math.log(m0 / m1)
                 times = math.exp(math.log(n0) + share * math.log(n1 / n0)) / n
@@ -346,18 +363,20 @@ def data_needed(
     return out
 
 
-def markdown(rows: Sequence[dict[str, Any]], flow: str) -> str:
+def markdown(
+    rows: Sequence[dict[str, Any]], flow: str, recipe: dict[str, Any] | None = None
+) -> str:
     """The table of a flow: rows of (joints, n), models across, ratios to the J-IDM."""
-    columns = {m: select(rows, m, flow) for m in MODELS}
+    columns = {m: select(rows, m, flow, recipe) for m in MODELS}
     points = sorted({p for c in columns.values() for p in c})
     lines = [
-        '| joints | transitions | J-IDM | D-IDM + Flow | UniPi* | D-IDM + Flow / J-IDM | '
-        'UniPi* / J-IDM |',
+        ('| joints | transitions | J-IDM | D-IDM + Flow | UniPi* | D-IDM + Flow / J-IDM | '
+        'UniPi* / J-IDM |'),
         '|---|---|---|---|---|---|---|',
     ]
-    times = {m: ratios(rows, m, flow) for m in MODELS[1:]}
+    times = {m: ratios(rows, m, flow, recipe) for m in MODELS[1:]}
     for point in points:
-        if point not in columns['jacobian'] and point not in columns['direct_flow']:
+        if point not in columns['jacobian']:
             continue
         cells = [
             _text(spread(list(columns[m][point].values()))) if point in columns[m] else '-'
@@ -391,7 +410,7 @@ def plot(rows: Sequence[dict[str, Any]], study: FingerStudy, path: Path) -> None
         ):
             axis = axes[row][column]
             for model, colour in zip(MODELS, ('#0b6e4f', '#d1495b', '#6c757d'), strict=True):
-                found = select(rows, model, flow, **fixed)
+                found = select(rows, model, flow, None, **fixed)
                 x = [p[column] for p in found]
                 axis.plot(
                     x, [spread(list(v.values()))[0] for v in found.values()], '-', color=colour,

@@ -55,11 +55,14 @@ def run(
     study.plot(rows, options, picture)
     text = []
     for flow in options.flows:
-        text.append(f'### {flow} flow\n\n{study.markdown(rows, flow)}\n')
+        text.append(f'### {flow} flow, {options.steps} steps\n\n{study.markdown(rows, flow)}\n')
+        if options.long_steps:
+            table = study.markdown(rows, flow, {'steps': options.long_steps})
+            text.append(f'### {flow} flow, {options.long_steps} steps\n\n{table}\n')
         for need in study.data_needed(rows, 'direct_flow', flow, options.joint):
             times = f'{need["times"]:.1f}' if need['times'] else f'> {need["more_than"] or 0:.1f}'
             text.append(
-                f'D-IDM + Flow needs {times} times the data for the J-IDM\'s MSE of '
+                f"D-IDM + Flow needs {times} times the data for the J-IDM's MSE of "
                 f'{need["mse"]:.4f} at {need["n"]} transitions, {options.joint} joints'
             )
     table = '\n'.join(text) + '\n'
