@@ -131,8 +131,8 @@ class RefinedDisFlow(DisFlow):
         side: int = 128,
         finest_scale: int = 0,
         patch: int = 8,
-        stride: int = 4,
-        gradient_steps: int = 16,
+        stride: int = 3,
+        gradient_steps: int = 32,
         variational_steps: int = 5,
         refinement: Refinement | None = None,
     ) -> None:

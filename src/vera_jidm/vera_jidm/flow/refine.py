@@ -33,7 +33,7 @@ class Refinement:
     """
 
     steps: int = 4
-    window: float = 1.0
+    window: float = 1.2
     damping: float = 30.0
     misfit: float = 12.0
 

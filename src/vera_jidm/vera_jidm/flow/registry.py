@@ -7,6 +7,7 @@ says what is missing.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,5 +119,10 @@ def _learned(kind: str, flow_id: str) -> PairFlow:
     parts = flow_id.split('-')
     if kind == 'ptlflow' and len(parts) == 4:
         # The id holds the name of weights that ptlflow knows; of a file only the hash.
-        return _ptlflow(f'{parts[1]}:{os.environ.get(_PTLFLOW_WEIGHTS) or parts[3]}')
+        weights = os.environ.get(_PTLFLOW_WEIGHTS) or parts[3]
+        if re.fullmatch('[0-9a-f]{8}', weights):
+            raise FlowError(
+                f'flow {flow_id!r} is asked for; say where its weights are: {_PTLFLOW_WEIGHTS}=FILE'
+            )
+        return _ptlflow(f'{parts[1]}:{weights}')
     return ESTIMATORS[kind]('')
