@@ -48,6 +48,7 @@ _GRID = np.linspace(0, 0.95, 20)
 _MOVING = 0.01  # of the pixels: those that changed most tell whether anything moves
 # Below this change [grey levels] a frame counts as a copy, however small the change is.
 _COPY = 0.5
+_FAR_PX = 1e4
 _NOISE_PX = 0.1  # of the explained-motion map: flow below it needs no explanation
 
 
@@ -379,12 +380,12 @@ def signals_of(steps: Steps, actions: ActionStatistics | None) -> tuple[dict[str
     explained = np.empty(steps.trust[0].shape, np.float32)
     for k in range(K):
         error = [
-            np.linalg.norm(np.nan_to_num(v[k] - m[k]), axis=0).astype(np.float32)
+            np.linalg.norm(_finite(v[k]) - _finite(m[k]), axis=0).astype(np.float32)
             for v, m in zip(steps.flow, steps.motion, strict=True)
         ]
         out['unexplained'][k] = max(float(cv2.blur(e, (3, 3)).max()) for e in error)
-        out['inconsistent'][k] = 1 - float(np.mean([t[k] for t in steps.trust]))
-        power = np.square(np.nan_to_num(steps.flow[0][k])).sum(0) + _NOISE_PX**2
+        out['inconsistent'][k] = 1 - float(np.mean([np.nan_to_num(t[k]) for t in steps.trust]))
+        power = np.square(_finite(steps.flow[0][k])).sum(0) + _NOISE_PX**2
         explained[k] = np.clip(1 - np.square(error[0]) / power, 0, 1)
         mean, peak = _picture(steps, k)
         out['picture'][k], out['place'][k] = mean, peak
@@ -418,28 +419,33 @@ def _picture(steps: Steps, k: int) -> tuple[float, float]:
     a, b = steps.before[k].astype(np.float32), steps.after[k].astype(np.float32)
     h, w = a.shape[:2]
     there, back = (
-        cv2.resize(np.nan_to_num(m[k]).transpose(1, 2, 0).astype(np.float32), (w, h))
+        cv2.resize(_finite(m[k]).transpose(1, 2, 0).astype(np.float32), (w, h))
         for m in steps.motion
     )
     means, peaks = [], []
     for one, other, move, counter in ((a, b, there, back), (b, a, back, there)):
         # What the arm is about to cover or uncover cannot be compared: the explained motion is
-        # not its own inverse there.
-        seen = consistency(move, counter)
-        error = np.abs(one - _moved(other, move)).mean(-1) * seen
+        # not its own inverse there. Neither can what leaves the picture.
+        moved, inside = _moved(other, move)
+        error = np.abs(one - moved).mean(-1) * consistency(move, counter) * inside
         means.append(float(error.mean()))
         peaks.append(float(cv2.blur(error, (5, 5)).max()))
     return max(means), max(peaks)
 
 
-def _moved(image: Array, flow: Array) -> Array:
-    """The image looked up at p + flow(p)."""
+def _finite(flow: Array) -> Array:
+    """Flow without what is no number, and with nothing longer than any picture is wide."""
+    return np.asarray(np.clip(np.nan_to_num(flow), -_FAR_PX, _FAR_PX))
+
+
+def _moved(image: Array, flow: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """The image looked up at p + flow(p), and whether that lies inside of it."""
     h, w = flow.shape[:2]
     x, y = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
-    out = cv2.remap(
-        image, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
-    return np.asarray(out, np.float32)
+    x, y = x + flow[..., 0], y + flow[..., 1]
+    out = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+    return np.asarray(out, np.float32), inside
 
 
 def _change(a: Image, b: Image) -> float:

@@ -161,20 +161,14 @@ def exact_equations(
     B, n, _, h, w = J.shape
     gram = np.zeros((B, n + 1, n + 1))
     s, dropped = np.zeros(B), np.zeros(B)
-    rows = np.empty((n + 1, 2, h, w))
+    # Fresh memory of this size costs more than the sums; two buffers serve all.
+    rows, spare = np.empty((n + 1, 2, h, w)), np.empty((n + 1) * 2 * h * w)
     weights = weight.detach().numpy().astype(np.float64)
     for i in range(B):
         rows[:n], rows[n] = J[i].detach().numpy(), v[i].detach().numpy()
-        groups = [(rows, weights[i, 0])]
-        if gradient_rows:
-            x, y = (slice(None), slice(1, -1)), (slice(1, -1), slice(None))
-            with np.errstate(invalid='ignore', over='ignore'):
-                groups += [
-                    (GRADIENT_GAIN * (rows[..., 2:] - rows[..., :-2]), weights[i, 1][x]),
-                    (GRADIENT_GAIN * (rows[:, :, 2:] - rows[:, :, :-2]), weights[i, 2][y]),
-                ]
-        for values, each in groups:
-            G, total, lost = _gram(values, each)
+        for group in range(3 if gradient_rows else 1):
+            y, x = _MIDDLE[group]
+            G, total, lost = _gram(rows, group, weights[i, group][y, x], spare)
             gram[i] += G
             s[i] += total
             dropped[i] = max(dropped[i], lost)
@@ -216,7 +210,12 @@ def direction_equations(
         everywhere = views[None, :1].expand(len(J[0]), -1, -1, -1)
         return (exact_equations(J[0], flow[0], everywhere, gradient_rows=False),)
     there, back = (
-        exact_equations(J[i], flow[i], weight[i] * (trust[i][:, None] * views), gradient_rows)
+        exact_equations(
+            J[i], flow[i],
+            # Likewise: this product is worth no second thread.
+            torch.from_numpy(weight[i].numpy() * (trust[i][:, None].numpy() * views.numpy())),
+            gradient_rows,
+        )
         for i in (0, 1)
     )
     return there, reverse(back)
@@ -287,7 +286,7 @@ def solve(
     c = torch.where(usable, c, torch.ones_like(c))
     trace = torch.where(usable, trace, torch.ones_like(trace))
     regular = A + (ridge * trace)[:, None, None] * eye
-    action = torch.linalg.solve(regular, b[..., None])[..., 0]
+    action = _linear(regular, b)
 
     finite = torch.isfinite(action).all(-1)
     usable = usable & finite
@@ -307,7 +306,7 @@ def solve(
         observability = torch.where(
             usable[:, None], observability, torch.zeros_like(observability)
         )
-        eigen = torch.linalg.eigvalsh(A)
+        eigen = _eigenvalues(A)
         shift = ridge * trace
         condition = (eigen[:, -1] + shift) / (eigen[:, 0].clamp_min(0) + shift)
         deficient = usable & (eigen[:, 0] < _RANK * eigen[:, -1])
@@ -318,28 +317,70 @@ def solve(
     )
 
 
+# Where the weight of a value, of a difference in x and of one in y is taken.
+_MIDDLE = (
+    (slice(None), slice(None)), (slice(None), slice(1, -1)), (slice(1, -1), slice(None)),
+)
+
+
+def _fill(rows: NDArray[np.float64], group: int, spare: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows [n + 1, 2, h, w], or their differences in x (group 1) or y (2), in the spare memory."""
+    y, x = _MIDDLE[group]
+    shape = rows[..., y, x].shape
+    out = spare[: int(np.prod(shape))].reshape(shape)
+    if group == 0:
+        out[:] = rows
+        return out
+    ahead, behind = (rows[..., 2:], rows[..., :-2]) if group == 1 else (
+        rows[..., 2:, :], rows[..., :-2, :]
+    )
+    with np.errstate(invalid='ignore', over='ignore'):
+        np.subtract(ahead, behind, out=out)
+        out *= GRADIENT_GAIN
+    return out
+
+
 def _gram(
-    rows: NDArray[np.float64], weight: NDArray[np.float64]
+    rows: NDArray[np.float64], group: int, weight: NDArray[np.float64], spare: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float, float]:
-    """Weighted sum of the outer products of rows [n + 1, 2, h, w] with weight [h, w].
+    """Weighted sum of the outer products of one group of rows, its weight as large as the group.
 
     Returns the sums [n + 1, n + 1], the sum of the weights, and the share of it that was dropped;
     rules as in `normal_equations`.
     """
-    if weight.min() >= 0 and np.abs(rows[-1]).max() < HUGE:
+    values = _fill(rows, group, spare)
+    if weight.min() >= 0 and np.abs(values[-1]).max() < HUGE:
         with np.errstate(invalid='ignore', over='ignore'):
-            flat = (rows * np.sqrt(weight)).reshape(len(rows), -1)
+            values *= np.sqrt(weight)
+            flat = values.reshape(len(rows), -1)
             # A matrix times its own transpose: BLAS does half of the work (syrk).
             sums = flat @ flat.T
         if np.isfinite(sums).all():
             return sums, 2 * float(weight.sum()), 0.0
-    flat, each = rows.reshape(len(rows), -1), np.broadcast_to(weight, rows.shape[1:]).ravel()
+        values = _fill(rows, group, spare)
+    flat = values.reshape(len(rows), -1)
+    each = np.broadcast_to(weight, values.shape[1:]).ravel()
     good = np.isfinite(flat).all(0) & (np.abs(flat[-1]) < HUGE) & np.isfinite(each)
     total = np.nan_to_num(each, nan=1.0, posinf=1.0, neginf=1.0).sum()
     each = np.where(good, each, 0.0)
     flat = np.where(good, flat, 0.0)
     sums = (flat * each) @ flat.T
     return sums, float(each.sum()), 1 - float(each.sum()) / max(float(total), 1e-12)
+
+
+def _linear(A: Tensor, b: Tensor) -> Tensor:
+    """Solutions of B systems, [B, n]."""
+    if A.requires_grad or b.requires_grad or A.device.type != 'cpu':
+        return torch.linalg.solve(A, b[..., None])[..., 0]
+    # On matrices this small torch's threads wait for each other longer than they work.
+    return torch.from_numpy(np.linalg.solve(A.numpy(), b[..., None].numpy())[..., 0])
+
+
+def _eigenvalues(A: Tensor) -> Tensor:
+    """Of B symmetric matrices, ascending, [B, n]."""
+    if A.device.type != 'cpu':
+        return torch.linalg.eigvalsh(A)
+    return torch.from_numpy(np.linalg.eigvalsh(A.detach().numpy()))
 
 
 def _difference(x: Tensor, axis: int) -> Tensor:

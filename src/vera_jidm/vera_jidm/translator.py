@@ -154,7 +154,7 @@ class JacobianTranslator:
         model = load_model(info)
         stored = info.config.get('actions')
         return cls(
-            model, contract.channel_names, estimator or make_flow(model.flow_id),
+            model, contract.channel_names, estimator or make_flow(model.flow_id, contract),
             checkpoint_hash=info.short_hash, mode=mode, views=view_boxes(contract),
             # Normal is what `stacked` mode makes of real motion.
             calibration=find_calibration(info) if calibrated and mode == 'stacked' else None,
@@ -173,7 +173,7 @@ class JacobianTranslator:
 
         `state` is ignored: the images say where the joints are.
         """
-        return self.explain(anchor, frames, state)[0]
+        return self._plan(anchor, frames, honest=False)[0]
 
     def explain(
         self, anchor: Image, frames: Image, state: NDArray[np.float64] | None = None
@@ -186,13 +186,18 @@ class JacobianTranslator:
         Raises:
             TranslationError: shapes or types that do not fit the model's canvas.
         """
+        return self._plan(anchor, frames, honest=True)
+
+    def _plan(
+        self, anchor: Image, frames: Image, honest: bool
+    ) -> tuple[Translation, Explanation]:
         began = time.perf_counter()
         images = self._check(anchor, frames)
         pair = self._estimator.both(images[:-1], images[1:])
         J, weight = self._model.grid(images)
         return self._explain(
             images[:-1], images[1:], pair, (J[:-1], J[1:]), (weight[:-1], weight[1:]), began,
-            plan=True,
+            plan=True, honest=honest,
         )
 
     def explain_pairs(self, before: Image, after: Image) -> tuple[Translation, Explanation]:
@@ -203,7 +208,8 @@ class JacobianTranslator:
         pair = self._estimator.both(before, after)
         first, second = self._model.grid(before), self._model.grid(after)
         return self._explain(
-            before, after, pair, (first[0], second[0]), (first[1], second[1]), began, plan=False
+            before, after, pair, (first[0], second[0]), (first[1], second[1]), began,
+            plan=False, honest=True,
         )
 
     def _explain(
@@ -216,6 +222,7 @@ class JacobianTranslator:
         began: float,
         *,
         plan: bool,
+        honest: bool,
     ) -> tuple[Translation, Explanation]:
         config, scales = self._model.net.config, self._model.scales
         there, back = (
@@ -236,13 +243,19 @@ class JacobianTranslator:
             observability=solution.observability.amax(0).numpy().astype(np.float32),
             latency=time.perf_counter() - began,
         )
-        action = solution.action.to(J[0].dtype)
-        steps = Steps(
-            before, after, (there[0].numpy(), back[0].numpy()),
-            (there[1].numpy(), back[1].numpy()),
-            (_motion(J[0], action, scales.flow), _motion(J[1], -action, scales.flow)),
-            values, _floored(solution), self._disagreement(systems),
-        )
+        honesty = None
+        if honest:
+            action = solution.action.to(J[0].dtype)
+            steps = Steps(
+                before, after, (there[0].numpy(), back[0].numpy()),
+                (there[1].numpy(), back[1].numpy()),
+                (_motion(J[0], action, scales.flow), _motion(J[1], -action, scales.flow)),
+                values, _floored(solution), self._disagreement(systems),
+            )
+            honesty = honesty_of(
+                steps, solution.observability, solution.condition, self._calibration,
+                self._actions, plan,
+            )
         explanation = Explanation(
             flow=pair.forward,
             weight=pair.weight_forward,
@@ -250,10 +263,7 @@ class JacobianTranslator:
             condition=solution.condition.numpy(),
             still=solution.still.numpy(),
             problems=tuple(_problem(solution, k, self.channels) for k in range(len(before))),
-            honesty=honesty_of(
-                steps, solution.observability, solution.condition, self._calibration,
-                self._actions, plan,
-            ),
+            honesty=honesty,
         )
         return translation, explanation
 
