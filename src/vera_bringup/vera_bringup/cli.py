@@ -276,16 +276,33 @@ def train_idm(
         Optional[int],  # noqa: UP045
         typer.Option(help='another number of joints than the contract has', min=1, max=20),
     ] = None,
-    flow: Annotated[str, typer.Option(help='dis, farneback or analytic')] = 'dis',
+    translator: Annotated[
+        str, typer.Option(help='jacobian, or a baseline: direct_flow, direct_pair')
+    ] = 'jacobian',
+    flow: Annotated[
+        str, typer.Option(help='dis, farneback, analytic or another estimator')
+    ] = 'dis',
     transitions: Annotated[int, typer.Option(help='self-play transitions', min=1)] = 4000,
     steps: Annotated[int, typer.Option(help='optimiser steps', min=1)] = 2400,
     name: Annotated[str, typer.Option(help='of the checkpoint; empty: from the robot')] = '',
     seed: Seed = 0,
     threads: Annotated[int, typer.Option(help='CPU threads', min=1)] = 1,
+    device: Annotated[str, typer.Option(help='cpu or cuda')] = 'cpu',
+    early_stop: Annotated[
+        int,
+        typer.Option(help='end after so many evaluations without progress; 0 = never', min=0),
+    ] = 0,
+    tensorboard: Annotated[
+        bool, typer.Option('--tensorboard', help='write event files beside the curve')
+    ] = False,
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option('--set', help='any field of the recipe, as rate=5e-4; may be repeated'),
+    ] = None,
     resume: Annotated[bool, typer.Option('--resume', help='go on where it stopped')] = False,
     as_json: Json = False,
 ) -> None:
-    """Train the image-space Jacobian from self-play (Eq. 5); the self-play is made if missing."""
+    """Train a translator from self-play (the Jacobian: Eq. 5); the self-play is made if missing."""
     from vera_bringup.commands.training import idm as run
 
     run(
@@ -301,6 +318,11 @@ def train_idm(
         seed=seed,
         threads=threads,
         resume=resume,
+        translator=translator,
+        device=device,
+        early_stop=early_stop,
+        tensorboard=tensorboard,
+        settings=settings or [],
     )
 
 

@@ -329,11 +329,13 @@ def train_idm(
         contract = contract_with_joints(contract, joints)
     n = len(contract.channels)
     folder = data or Path('data') / f'selfplay_{contract.embodiment}{n}_s{seed}'
-    # The held-out scenes come from a seed of their own, whatever the training's is.
-    for name, count, own_seed in (
-        ('train', transitions, seed),
-        ('heldout', held_out, seed + 1_000_003),
-    ):
+    # The held-out scenes come from seeds of their own, whatever the training's is. What stops a
+    # training early must not be what it is measured with.
+    parts = [('train', transitions, seed), ('heldout', held_out, seed + 1_000_003)]
+    if options.get('early_stop'):
+        parts.append(('validation', min(200, held_out), seed + 2_000_003))
+        options.setdefault('validation', folder / 'validation')
+    for name, count, own_seed in parts:
         if not _holds_other_data(folder / name):
             collect(contract, folder / name, count, own_seed)
     _LOG.info('self-play is in %s', folder)

@@ -20,7 +20,7 @@ from vera_jidm import training
 from vera_jidm.dataset import AnalyticSource, DatasetError, ShardFolder, TransitionStore
 from vera_jidm.evaluation import evaluate
 from vera_jidm.model import Scales, load_model
-from vera_jidm.recipe import TrainingConfig, TrainingError
+from vera_jidm.recipe import TrainingConfig, TrainingError, parse_settings
 from vera_jidm.training import Trainer, make_network, train
 
 TESTS = Path(__file__).parent
@@ -284,6 +284,31 @@ def test_a_teacher_needs_positions(folders):
     contract.joints = (SimpleNamespace(name='elbow'),)
     with pytest.raises(DatasetError, match="no positions of 'elbow'"):
         training._teacher(contract, ShardFolder(folders[0]), 2)
+
+
+def test_settings_as_text():
+    found = parse_settings(
+        ['rate=5e-4', 'widths=8,16', 'compiled=true', 'early-stop=3', 'network={"merge": 16}',
+         'device=cpu']
+    )
+    assert found == {
+        'rate': 5e-4, 'widths': (8, 16), 'compiled': True, 'early_stop': 3,
+        'network': {'merge': 16}, 'device': 'cpu',
+    }
+    TrainingConfig(**found)
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('rote=1', 'no setting'), ('rate', 'FIELD=VALUE'), ('rate=fast', 'a number'),
+        ('steps=1.5', 'a whole number'), ('compiled=maybe', 'true or false'),
+        ('widths=a,b', 'whole numbers'), ('network=3', 'a JSON object'),
+    ],
+)
+def test_settings_that_make_no_sense(text, words):
+    with pytest.raises(TrainingError, match=words):
+        parse_settings([text])
 
 
 @pytest.mark.parametrize(

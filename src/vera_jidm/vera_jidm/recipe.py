@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from vera_jidm.augment import Augmentation
@@ -183,3 +185,34 @@ class TrainingConfig:
         if ramp == 0:
             return self.action_weight
         return self.action_weight * min(1.0, max(0.0, (step - begin) / ramp))
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """Fields of a recipe from texts like 'rate=5e-4', 'widths=16,32,64' or 'compiled=true'.
+
+    Raises:
+        TrainingError: no such field, or a value of another type; it names the field.
+    """
+    out: dict[str, Any] = {}
+    defaults = {f.name: getattr(TrainingConfig(), f.name) for f in fields(TrainingConfig)}
+    for pair in pairs:
+        name, found, text = pair.partition('=')
+        name = name.strip().replace('-', '_')
+        if not found or name not in defaults:
+            known = ', '.join(defaults)
+            raise TrainingError(f'no setting {pair!r}; write FIELD=VALUE with a field of {known}')
+        kind = type(defaults[name])
+        try:
+            if kind is bool:
+                out[name] = {'true': True, 'false': False}[text.strip().lower()]
+            elif kind is tuple:
+                out[name] = tuple(int(x) for x in text.split(','))
+            elif kind is dict:
+                out[name] = dict(json.loads(text))
+            else:
+                out[name] = kind(text)
+        except (ValueError, KeyError, TypeError) as error:
+            wanted = {tuple: 'whole numbers with commas', dict: 'a JSON object', bool: 'true or '
+                      'false', int: 'a whole number', float: 'a number'}[kind]
+            raise TrainingError(f'{name} is {text!r}; it must be {wanted}') from error
+    return out

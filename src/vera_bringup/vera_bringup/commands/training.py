@@ -16,12 +16,14 @@ HELD_OUT_CLIPS = 500
 HELD_OUT_SEED = 1_000_003
 
 
-def idm(embodiment: str, as_json: bool, **options: Any) -> None:
+def idm(embodiment: str, as_json: bool, settings: list[str], **options: Any) -> None:
     """Train the translator of `embodiment`; see vera_bringup.selfplay.train_idm."""
     from vera_bringup import selfplay
+    from vera_jidm.recipe import parse_settings
 
     _show_progress()
     try:
+        options |= parse_settings(settings)
         metrics = selfplay.train_idm(embodiment, command=_command(), **options)
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
