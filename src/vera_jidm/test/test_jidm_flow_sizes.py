@@ -42,7 +42,7 @@ def inner(field, old):
 def test_an_affine_motion_is_the_same_motion_at_another_size(old, new):
     got = resize_flow(affine(*old), *new)
     assert got.shape == (*new, 2) and got.dtype == np.float32
-    np.testing.assert_allclose(inner(got, old), inner(affine(*new), old), atol=1e-4 * max(new))
+    np.testing.assert_allclose(inner(got, old), inner(affine(*new), old), atol=2.5e-4 * max(new))
 
 
 @pytest.mark.parametrize('new', SIZES)
@@ -51,7 +51,7 @@ def test_a_jacobian_scales_with_its_flow(new):
     got = rescale_jacobian(J, *new)
     assert got.shape == (*new, 2, 3) and got.dtype == np.float32
     want = channels(*new)
-    np.testing.assert_allclose(inner(got, (64, 192)), inner(want, (64, 192)), atol=1e-4 * max(new))
+    np.testing.assert_allclose(inner(got, (64, 192)), inner(want, (64, 192)), atol=2.5e-4 * max(new))
     a = np.array([0.3, -1.1, 0.7], np.float32)
     np.testing.assert_allclose(got @ a, resize_flow(J @ a, *new), atol=1e-4)
 

@@ -73,8 +73,10 @@ def _resize(fields: Array, height: int, width: int) -> Array:
     h, w = fields.shape[1:3]
     if (height, width) == (h, w):
         return np.array(fields, np.float32)
-    if (height <= h) == (width <= w):
-        return _scale(fields, height, width, cv2.INTER_AREA if height <= h else cv2.INTER_LINEAR)
+    if height >= h and width >= w:
+        return _scale(fields, height, width, cv2.INTER_LINEAR)
+    if height <= h and width <= w:
+        return _scale(fields, height, width, cv2.INTER_AREA)
     # One axis shrinks (area), the other grows (linear).
     if width < w:
         return _scale(_scale(fields, h, width, cv2.INTER_AREA), height, width, cv2.INTER_LINEAR)
