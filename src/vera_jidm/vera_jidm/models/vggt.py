@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the usual name)
 
 from vera_jidm.models.base import BackboneError
-from vera_jidm.models.dpt import FACTORS, ResidualUnit, resampling
+from vera_jidm.models.dpt import FACTORS, ResidualUnit, precisely, resampling
 from vera_jidm.models.views import ViewsConfig, ViewsNetwork
 
 FACEBOOK = 'vera_jidm.models.vggt:facebook_vggt'
@@ -143,10 +143,11 @@ class VggtHead(nn.Module):
         size = (patches[0] * self.config.patch, patches[1] * self.config.patch)
         x = F.interpolate(self.smooth(x), size=size, mode='bilinear', align_corners=True)
         x = self._placed(x, aspect)
-        out = self.predict(F.relu(self.hidden(x)))
+        out = precisely(self.predict, F.relu(self.hidden(x)))
         if not self.config.confidence:
             return out
-        return torch.cat([out, self.confidence(F.relu(self.confidence_hidden(x)))], dim=1)
+        confidence = precisely(self.confidence, F.relu(self.confidence_hidden(x)))
+        return torch.cat([out, confidence], dim=1)
 
     def _placed(self, x: Tensor, aspect: float) -> Tensor:
         return x + 0.1 * position_embedding(x, aspect) if self.config.positions else x
@@ -165,7 +166,7 @@ def position_embedding(like: Tensor, aspect: float) -> Tensor:
 
     def along(reach: float, count: int) -> Tensor:
         end = reach * (count - 1) / count
-        place = torch.linspace(-end, end, count, dtype=like.dtype, device=like.device)
+        place = torch.linspace(-end, end, count, device=like.device)
         angle = place.double()[:, None] * frequencies
         return torch.cat([angle.sin(), angle.cos()], dim=1).to(like.dtype).mT
 

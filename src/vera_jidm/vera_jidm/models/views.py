@@ -86,8 +86,9 @@ class ViewsNetwork(JacobianNetwork):
         )
         sizes = [((y1 - y0) // c.grid, (x1 - x0) // c.grid) for x0, y0, x1, y1 in c.boxes]
         shared = c.input if c.full or len(set(sizes)) > 1 else sizes[0]
+        out = self.field(views, shared)
         with torch.autocast(images.device.type, enabled=False):
-            out = self.field(views, shared).float()
+            out = out.float()
             b, n, h, w = len(images), c.channels, c.height // c.grid, c.width // c.grid
             J = images.new_zeros((b, 2 * n, h, w))
             weights = images.new_full((b, 3, h, w), NOWHERE)
