@@ -55,7 +55,7 @@ class StudyOptions:
     models: tuple[str, ...] = MODELS
     episodes: int = 100
     seed: int = 2026
-    plan: int = 4
+    plan: int = 3
     execute: int = 3
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from vera_sim.pusht_physics import (
     GOAL,
     OUTLINE,
     PUSHER_RADIUS,
+    SUBSTEP,
     Float,
     PushTPhysics,
     PushTState,
@@ -175,8 +176,13 @@ class PushTExpert:
         best = float(lengths[int(errors.argmin())])
         return replace(push, start=state.pusher, length=best, before=now)
 
-    def _try(self, state: PushTState, direction: Float, length: float) -> tuple[Float, Float]:
-        """Errors after pushing on, and how far the pusher went for each, float64 [k] both."""
+    def _try(
+        self, state: PushTState, direction: Float, length: float, stride: float = 1.0
+    ) -> tuple[Float, Float]:
+        """Errors after pushing on, and how far the pusher went for each, float64 [k] both.
+
+        The pusher goes by `stride` in each substep of the physics.
+        """
         step = min(self.config.push, max(1.0, length / 12))
         errors, lengths = [], []
         physics = self._physics
@@ -186,7 +192,7 @@ class PushTExpert:
             position = position + direction * step
             if not ((position > LOW) & (position < HIGH)).all():
                 break
-            physics.move(direction * step, 0.01 * max(1, round(step)))
+            physics.move(direction * step, SUBSTEP * max(1, round(step / stride)))
             errors.append(corner_error(physics.state().block))
             lengths.append(k * step)
         return np.array(errors), np.array(lengths)
@@ -213,7 +219,7 @@ class PushTExpert:
                 direction = inward @ R
                 # Coarse and quick: the rest is tried again while pushing.
                 from_here = replace(rest, pusher=start)
-                errors, lengths = self._try(from_here, direction, farthest)
+                errors, lengths = self._try(from_here, direction, farthest, 2.0)
                 if len(errors) == 0:
                     continue
                 cost = lengths / config.push + config.overhead
