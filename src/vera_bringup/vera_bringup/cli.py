@@ -400,6 +400,31 @@ def bench_translate(
     run(size, channels, steps, repeats, as_json)
 
 
+@bench.command('flow')
+def bench_flow(
+    flow: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help='estimator, e.g. dis or raft_small:FILE; all that are ready if left out'),
+    ] = None,
+    joints: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option(help='of the finger, 5 and 10 if left out', min=2, max=20),
+    ] = None,
+    pairs: Annotated[int, typer.Option(help='transitions of each finger', min=2)] = 200,
+    max_delta: Annotated[float, typer.Option(help='largest joint change, rad', min=1e-3)] = 0.05,
+    seed: Seed = 0,
+    picture: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='file to draw examples to'),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Flow estimators against the simulator's flow: pixels, time, and the error of the actions."""
+    from vera_bringup.commands.bench_flow import run
+
+    run(flow or [], joints or [5, 10], pairs, max_delta, seed, picture, as_json)
+
+
 @bench.command('words')
 def bench_words(
     embodiment: Embodiment,

@@ -8,7 +8,7 @@ another.
 from vera_jidm.flow.base import ANALYTIC, FlowError, FlowPair, PairFlow, consistency
 from vera_jidm.flow.opencv import DisFlow, FarnebackFlow, RefinedDisFlow
 from vera_jidm.flow.per_view import PerViewFlow, per_view
-from vera_jidm.flow.registry import ESTIMATORS, estimators, make_flow
+from vera_jidm.flow.registry import ESTIMATORS, estimators, make_flow, ready_estimators
 from vera_jidm.flow.sizes import rescale_jacobian, resize_flow
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     'estimators',
     'make_flow',
     'per_view',
+    'ready_estimators',
     'rescale_jacobian',
     'resize_flow',
 ]

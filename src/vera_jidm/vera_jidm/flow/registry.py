@@ -16,22 +16,20 @@ from vera_core.contract import Contract
 from vera_jidm.flow.base import ANALYTIC, FlowError, PairFlow
 from vera_jidm.flow.opencv import DisFlow, FarnebackFlow, RefinedDisFlow
 from vera_jidm.flow.per_view import per_view
+from vera_jidm.flow.ptlflow import PtlFlow
+from vera_jidm.flow.raft import SIZES, WEIGHTS_VARIABLE, RaftFlow
 
 _Factory = Callable[[str], PairFlow]
 
 
 def _raft(size: str) -> _Factory:
     def make(weights: str) -> PairFlow:
-        from vera_jidm.flow.raft import RaftFlow
-
         return RaftFlow(size, Path(weights).expanduser() if weights else None)
 
     return make
 
 
 def _ptlflow(rest: str) -> PairFlow:
-    from vera_jidm.flow.ptlflow import PtlFlow
-
     model, _, weights = rest.partition(':')
     if not model or not weights:
         raise FlowError(
@@ -75,6 +73,22 @@ def estimators() -> dict[str, str]:
         name: '' if name not in _PACKAGES or find_spec(_PACKAGES[name]) else _PACKAGES[name]
         for name in ESTIMATORS
     }
+
+
+def ready_estimators() -> list[str]:
+    """Names that `make_flow` can be expected to take: nothing missing, no download.
+
+    RAFT is among them where torchvision is installed and VERA_RAFT_WEIGHTS names weights; ptlflow
+    is not, because its name says which model.
+    """
+    names = [name for name in ESTIMATORS if name not in _PACKAGES]
+    for size in SIZES if os.environ.get(WEIGHTS_VARIABLE) else ():
+        try:
+            RaftFlow(size)
+        except FlowError:
+            continue
+        names.append(f'raft_{size}')
+    return names
 
 
 def make_flow(name: str, contract: Contract | None = None) -> PairFlow:
