@@ -89,7 +89,7 @@ class AnalyticTranslator:
         """
         model = AnalyticJacobian.from_contract(contract)
         return cls(
-            model, contract.channel_names, estimator or make_flow(DEFAULT_FLOW), mode=mode
+            model, contract.channel_names, estimator or make_flow(DEFAULT_FLOW, contract), mode=mode
         )
 
     @property

@@ -88,7 +88,7 @@ class DirectTranslator:
         check_contract(info, contract.action_fields())
         model = load_direct(info)
         if estimator is None and model.flow_id != NO_FLOW:
-            estimator = make_flow(model.flow_id)
+            estimator = make_flow(model.flow_id, contract)
         return cls(
             model, contract.channel_names, estimator, checkpoint_hash=info.short_hash, mode=mode
         )
