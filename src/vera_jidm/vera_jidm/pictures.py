@@ -18,7 +18,7 @@ def flow_colours(flow: Array, reach: float | None = None) -> Image:
     Returns:
         uint8 [H, W, 3] RGB.
     """
-    flow = np.nan_to_num(flow, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
+    flow = _drawable(flow)
     length = np.hypot(flow[..., 0], flow[..., 1])
     if reach is None:
         reach = max(float(np.percentile(length, 99)), 0.25)
@@ -50,5 +50,12 @@ def jacobian_colours(jacobian: Array, scale: int = 1, reach: float | None = None
 
 def flow_strip(flow: Array) -> Image:
     """Colour wheels of K flow fields [K, H, W, 2], side by side with one scale."""
+    flow = _drawable(flow)
     reach = max(float(np.percentile(np.linalg.norm(flow, axis=-1), 99)), 0.25)
     return np.ascontiguousarray(np.concatenate([flow_colours(f, reach) for f in flow], axis=1))
+
+
+def _drawable(flow: Array) -> Array:
+    """Zero where it is no number or longer than any picture is wide."""
+    flow = np.nan_to_num(flow, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
+    return np.where(np.abs(flow).max(-1, keepdims=True) < 1e4, flow, np.float32(0))

@@ -195,6 +195,7 @@ class TranslatorNode(VeraNode):
             still=int(explanation.still.sum()),
             condition=f'{explanation.condition.max():.0f}',
             latency_ms=round(chunk.latency * 1e3, 1),
+            **_honesty(explanation),
             **self._counts(),
         )
         if not self._debug:
@@ -221,6 +222,21 @@ class TranslatorNode(VeraNode):
         grey = np.full((canvas.height, canvas.width, 3), 128, np.uint8)
         home = self.contract.home_positions if self._translator.needs_state else None
         self._translator.translate(grey, grey[None], home)
+
+
+def _honesty(explanation: Explanation) -> dict[str, str]:
+    """Score of each step, the threshold, and what speaks against those above it."""
+    honesty = explanation.honesty
+    if honesty is None or not honesty.calibrated:
+        return {}
+    against = [
+        f'{k}:{honesty.worst[k]}' for k in range(len(honesty.worst)) if honesty.suspicious[k]
+    ]
+    return {
+        'honesty': ' '.join(f'{score:.1f}' for score in honesty.score),
+        'honesty_threshold': f'{honesty.threshold:.1f}',
+        'suspicious': ' '.join(against),
+    }
 
 
 def _stack(plan: VisualPlan) -> np.ndarray:
