@@ -23,7 +23,7 @@ START_TIMEOUT = 120.0  # s until all nodes are ready
 # A live scene lasts so long [s], in simulation; then another one begins.
 SCENE_S = 20.0
 # Motion recorded beyond what the transitions need: some pairs are left out.
-SPARE = 1.1
+SPARE = 1.25
 WITHOUT = ('planner', 'translator')
 
 
