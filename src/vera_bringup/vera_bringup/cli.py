@@ -280,7 +280,7 @@ def train_idm(
         str, typer.Option(help='jacobian, or a baseline: direct_flow, direct_pair')
     ] = 'jacobian',
     flow: Annotated[
-        str, typer.Option(help='dis, farneback, analytic or another estimator')
+        str, typer.Option(help='dis, dis_lk, farneback, analytic, raft_small:FILE ...')
     ] = 'dis',
     transitions: Annotated[int, typer.Option(help='self-play transitions', min=1)] = 4000,
     steps: Annotated[int, typer.Option(help='optimiser steps', min=1)] = 2400,

@@ -35,7 +35,7 @@ class TrainingConfig:
     """What decides the outcome of a training, besides its data.
 
     Attributes:
-        flow: 'dis', 'farneback' or 'analytic'.
+        flow: an estimator of vera_jidm.flow.make_flow ('dis', 'dis_lk', ...) or 'analytic'.
         translator: 'jacobian', or the baselines 'direct_flow' and 'direct_pair'.
         direct_head, direct_frames: of the baselines, see vera_jidm.direct; 0 frames = as in the
             paper.

@@ -537,7 +537,8 @@ def main_train(
         what = 'jidm' if config.translator == 'jacobian' else config.translator
         name = f'{what}_{contract.embodiment}{len(contract.channels)}'
         if config.translator != 'direct_pair' and config.flow != 'dis':
-            name += f'_{config.flow}'
+            # Of raft_small:FILE, say, the name alone.
+            name += f'_{config.flow.partition(":")[0]}'
     return train(
         config, contract, Path(data), Path(held_out), Path(out), name,
         validation=None if validation is None else Path(validation), resume=resume,
