@@ -301,6 +301,34 @@ def test_a_backbone_of_the_users(monkeypatch):
     assert make_backbone('my_backbones:restricted') is restricted
 
 
+def test_the_adapter_of_the_package_vggt(monkeypatch):
+    class Aggregator(nn.Module):
+        def forward(self, images):
+            b, v = images.shape[:2]
+            layers = [torch.full((b, v, 5 + 4, 6), float(k)) for k in range(24)]
+            for layer in layers:
+                layer[:, :, :5] = -1  # camera and register tokens
+            return layers, 5
+
+    class Vggt:
+        def __init__(self, **heads):
+            assert not any(heads.values())
+            self.aggregator = Aggregator()
+
+    package = types.ModuleType('vggt.models.vggt')
+    package.VGGT = Vggt
+    monkeypatch.setitem(sys.modules, 'vggt.models.vggt', None)
+    with pytest.raises(BackboneError, match='facebookresearch/vggt'):
+        make_backbone(vggt.FACEBOOK, 'CC-BY-NC-4.0')
+    monkeypatch.setitem(sys.modules, 'vggt.models.vggt', package)
+    with pytest.raises(BackboneError, match='CC-BY-NC'):
+        make_backbone(vggt.FACEBOOK)
+    backbone = make_backbone(vggt.FACEBOOK, 'CC-BY-NC-4.0')
+    tokens = backbone(torch.rand(1, 2, 3, 28, 28))
+    assert [t.shape for t in tokens] == [(1, 2, 4, 6)] * 4
+    assert [float(t.unique()) for t in tokens] == [4, 11, 17, 23]
+
+
 def test_tokens_that_do_not_fit_the_head():
     for backbone in (Tokens(layers=3), Tokens(dim=40)):
         with pytest.raises(BackboneError, match=r'the head wants 4 times \[2, 4, 32\]'):
