@@ -22,8 +22,8 @@ from vera_core.contract import Contract
 from vera_core.seams import Image, Translation
 from vera_jidm.honesty import (
     SIGNALS,
-    ActionStatistics,
     Calibration,
+    KnownActions,
     calibrate,
     calibration_path,
 )
@@ -158,9 +158,9 @@ def study(
     stored = info.config.get('actions')
     before, after = corruptions.draw(contract, 'real', count, seed + CALIBRATE)
     actions = (
-        ActionStatistics.from_dict(stored)
+        KnownActions.from_dict(stored)
         if stored
-        else ActionStatistics.of(self_play_actions(contract, 4000, seed + ACTIONS))
+        else KnownActions.of(self_play_actions(contract, 4000, seed + ACTIONS))
     )
     bare = JacobianTranslator.load(info, contract, calibrated=False, actions=actions)
     real = [transition_signals(bare, before, after)]

@@ -148,6 +148,10 @@ class ShardFolder:
         """float64 [n], largest size of the actions."""
         return np.array(self.statistics.actions.max, np.float64)
 
+    def actions(self) -> Array:
+        """All actions, float32 [N, n]; reads every file."""
+        return np.concatenate([read_shard(path)[0].actions for path in self.paths])
+
     def keep_flow_statistics(self, source: str, found: FlowStatistics) -> None:
         """Remember the flow of a source, in statistics.json where that can be written."""
         self.statistics.flow[source] = found
@@ -156,8 +160,7 @@ class ShardFolder:
     def _count(self) -> Statistics:
         """One pass over all files."""
         _LOG.info('statistics of %s: reading %d transitions once', self.folder, len(self))
-        actions = np.concatenate([read_shard(path)[0].actions for path in self.paths])
-        self.statistics = statistics_of(self.files, actions)
+        self.statistics = statistics_of(self.files, self.actions())
         self._keep()
         return self.statistics
 

@@ -57,7 +57,7 @@ class CalibrationError(ValueError):
 
 
 @dataclass(frozen=True)
-class ActionStatistics:
+class KnownActions:
     """The actions of a training, for `where does this action lie among them`.
 
     Attributes:
@@ -71,7 +71,7 @@ class ActionStatistics:
     lengths: Float
 
     @classmethod
-    def of(cls, actions: NDArray[Any]) -> ActionStatistics:
+    def of(cls, actions: NDArray[Any]) -> KnownActions:
         """From actions [N, n] in contract units; ValueError for fewer than 2 n or odd numbers."""
         a = np.asarray(actions, np.float64)
         if a.ndim != 2 or len(a) < 2 * a.shape[1] or not np.isfinite(a).all():
@@ -100,11 +100,14 @@ class ActionStatistics:
         return np.stack(channels, axis=1), np.interp(self.length(values), self.lengths, grid)
 
     def to_dict(self) -> dict[str, Any]:
-        """For a JSON."""
-        return {k: getattr(self, k).tolist() for k in ('quantiles', 'precision', 'lengths')}
+        """For a JSON, to seven digits."""
+        return {
+            name: np.vectorize(lambda x: float(f'{x:.7g}'))(getattr(self, name)).tolist()
+            for name in ('quantiles', 'precision', 'lengths')
+        }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ActionStatistics:
+    def from_dict(cls, values: Mapping[str, Any]) -> KnownActions:
         """From a JSON; ValueError when it is not what `to_dict` gives."""
         try:
             out = cls(*(np.array(values[k], np.float64)
@@ -208,7 +211,7 @@ class Calibration:
 
     tails: dict[str, Tail]
     threshold: float
-    actions: ActionStatistics
+    actions: KnownActions
     checkpoint: str
     count: int
 
@@ -267,7 +270,7 @@ class Calibration:
                     for name, t in data['tails'].items()
                 },
                 float(data['threshold']),
-                ActionStatistics.from_dict(data['actions']),
+                KnownActions.from_dict(data['actions']),
                 str(data['checkpoint']),
                 int(data['count']),
             )
@@ -305,7 +308,7 @@ def find_calibration(info: CheckpointInfo) -> Calibration | None:
 
 def calibrate(
     real: Sequence[Mapping[str, Float]],
-    actions: ActionStatistics,
+    actions: KnownActions,
     checkpoint: str,
     dreams: Sequence[Mapping[str, Float]] = (),
 ) -> Calibration:
@@ -366,7 +369,7 @@ class Steps:
     disagreement: Float
 
 
-def signals_of(steps: Steps, actions: ActionStatistics | None) -> tuple[dict[str, Float], Array]:
+def signals_of(steps: Steps, actions: KnownActions | None) -> tuple[dict[str, Float], Array]:
     """The signals, float64 [K] each, and the explained-motion map, float32 [K, h, w].
 
     `action` needs the statistics; without them it is left out.
@@ -395,7 +398,7 @@ def signals_of(steps: Steps, actions: ActionStatistics | None) -> tuple[dict[str
 
 def honesty_of(
     steps: Steps, observability: Tensor, condition: Tensor, calibration: Calibration | None,
-    actions: ActionStatistics | None = None, plan: bool = True,
+    actions: KnownActions | None = None, plan: bool = True,
 ) -> PlanHonesty:
     """Everything about K solved steps; `plan` says whether they follow each other."""
     actions = calibration.actions if calibration is not None else actions

@@ -38,6 +38,7 @@ from vera_jidm.dataset import (
 from vera_jidm.direct import DirectNet, NoFlow, TrainedDirect, match
 from vera_jidm.evaluation import Trained, evaluate, held_out_store
 from vera_jidm.flow import ANALYTIC, make_flow, per_view
+from vera_jidm.honesty import KnownActions
 from vera_jidm.losses import DirectObjective, JacobianObjective, Objective, Sample, Teacher
 from vera_jidm.model import Scales, config_of, to_tensor
 from vera_jidm.models import JacobianNetwork, build
@@ -334,7 +335,7 @@ def train(
         out / f'{name}.safetensors',
         {k: v.numpy() for k, v in model.net.state_dict().items()},
         kind='idm',
-        config=_checkpoint_config(model),
+        config=_checkpoint_config(model, folder),
         contract=fields,
         training={
             'command': command or ' '.join(sys.argv),
@@ -473,12 +474,14 @@ class _Run:
         self.board.picture(self.trainer.step, 'jacobian', np.concatenate([image[0], maps], axis=1))
 
 
-def _checkpoint_config(model: Trained) -> dict[str, Any]:
+def _checkpoint_config(model: Trained, folder: ShardFolder) -> dict[str, Any]:
     if isinstance(model, TrainedDirect):
         return direct.config_of(model)
     return {
         'translator': 'jacobian',
         **config_of(model.net, model.scales, model.flow_id, model.ridge),
+        # Where an action lies among these is one of the honesty signals.
+        'actions': KnownActions.of(folder.actions()).to_dict(),
     }
 
 

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vera_core.checkpoint import CheckpointInfo, check_contract
+from vera_core.checkpoint import CheckpointError, CheckpointInfo, check_contract
 from vera_core.contract import Contract
 from vera_core.seams import Array, Image, Translation
 from vera_jidm import ridge
 from vera_jidm.flow import FlowPair, PairFlow, make_flow
 from vera_jidm.honesty import (
-    ActionStatistics,
     Calibration,
+    KnownActions,
     PlanHonesty,
     Steps,
     find_calibration,
@@ -97,7 +97,7 @@ class JacobianTranslator:
         mode: str = 'stacked',
         views: Sequence[ViewBox] = (),
         calibration: Calibration | None = None,
-        actions: ActionStatistics | None = None,
+        actions: KnownActions | None = None,
     ) -> None:
         if estimator.flow_id != model.flow_id:
             raise TranslationError(
@@ -133,7 +133,7 @@ class JacobianTranslator:
         estimator: PairFlow | None = None,
         mode: str = 'stacked',
         calibrated: bool = True,
-        actions: ActionStatistics | None = None,
+        actions: KnownActions | None = None,
     ) -> JacobianTranslator:
         """From a checkpoint that fits the contract.
 
@@ -153,12 +153,16 @@ class JacobianTranslator:
         check_contract(info, contract.action_fields())
         model = load_model(info)
         stored = info.config.get('actions')
+        try:
+            actions = KnownActions.from_dict(stored) if stored else actions
+        except ValueError as error:
+            raise CheckpointError(f'{info.path.name}: its config is wrong: {error}') from error
         return cls(
             model, contract.channel_names, estimator or make_flow(model.flow_id, contract),
             checkpoint_hash=info.short_hash, mode=mode, views=view_boxes(contract),
             # Normal is what `stacked` mode makes of real motion.
             calibration=find_calibration(info) if calibrated and mode == 'stacked' else None,
-            actions=ActionStatistics.from_dict(stored) if stored else actions,
+            actions=actions,
         )
 
     @property
