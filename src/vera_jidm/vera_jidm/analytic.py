@@ -271,7 +271,7 @@ class AnalyticJacobian:
         self, view: View, posture: Posture, depth: Mapping[str, Float]
     ) -> tuple[NDArray, ...]:
         camera, tree = view.camera, self.tree
-        surface = self._surface(view, posture, depth)
+        surface = self.surface(view, posture, depth)
         v, u = np.nonzero(surface.link >= 0)
         link = surface.link[v, u]
         seen = surface.points(camera)
@@ -286,10 +286,11 @@ class AnalyticJacobian:
         weight = np.full(len(link), view.box.weight)
         return v + view.box.y0, u + view.box.x0, link, J, weight
 
-    def _surface(
-        self, view: View, posture: Posture, depth: Mapping[str, Float]
+    def surface(
+        self, view: View, posture: Posture, depth: Mapping[str, Float] | None = None
     ) -> Surface:
-        if view.box.name not in depth:
+        """Which link each pixel of a view shows, and its depth; `depth` as for `rows`."""
+        if depth is None or view.box.name not in depth:
             return self._painter.paint(posture, view.camera)
         measured = np.asarray(depth[view.box.name], np.float64)
         if measured.shape != (view.camera.height, view.camera.width):
