@@ -82,6 +82,8 @@ def test_motions_that_cannot_be_are_refused():
     ('words', 'why'),
     [
         (['--live', '--from', 'x'], 'choose'),
+        (['--live', '--discs', '0'], '--discs is for the simulator alone'),
+        (['--max-delta', '0'], 'max_delta is 0.0 rad'),
         (['--live', '--joints', '5'], '--joints is for the simulator alone'),
         (['--licence', 'x'], '--licence is for --live'),
         (['--from', 'nowhere'], 'nowhere is no recording'),

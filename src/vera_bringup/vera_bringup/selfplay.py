@@ -211,9 +211,15 @@ def write_files(
     files = [episodes.read_info(path) for path in sorted(folder.glob('*.mcap'))]
     names = [f'shard_{i:05d}.mcap' for i in range(-(-transitions // SHARD))]
     for file in files:
-        if {**file.meta, 'shard': None} != {**meta, 'shard': None}:
+        differs = sorted(
+            key
+            for key in {*file.meta, *meta} - {'shard'}
+            if file.meta.get(key) != meta.get(key)
+        )
+        if differs:
             raise ValueError(
-                f'{file.path} was collected by another recipe; choose another folder or delete it'
+                f'{file.path} was collected by another recipe ({", ".join(differs)} differ); '
+                'choose another folder or delete it'
             )
     kept = {file.path.name: file for file in files}
     counts = [min(SHARD, transitions - i * SHARD) for i in range(len(names))]

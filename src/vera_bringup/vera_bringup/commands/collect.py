@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ def run(
     if is_live and bag is not None:
         raise CommandError('--live makes a recording and --from reads one; choose')
     foreign = ONLY_SIMULATED if is_live or bag is not None else ONLY_RECORDED
-    wrong = [name for name in foreign if getattr(options, name)]
+    wrong = [name for name in foreign if getattr(options, name) not in (None, '')]
     if wrong:
         where = 'the simulator alone' if foreign is ONLY_SIMULATED else '--live and --from'
         raise CommandError(f'--{wrong[0]} is for {where}')
@@ -92,10 +92,11 @@ def simulated(embodiment: str, out: Path, options: CollectOptions) -> None:
     from vera_bringup.evaluation import evaluation_contract
 
     logging.basicConfig(level=logging.INFO, format='%(message)s')
-    given = {k: v for k, v in asdict(options).items() if k in ('max_delta', 'frames') and v}
+    given = {k: getattr(options, k) for k in ('max_delta', 'frames')}
+    given = {k: v for k, v in given.items() if v is not None}
     try:
         contract = evaluation_contract(embodiment, options.joints)
-        selfplay.collect(
+        written = selfplay.collect(
             contract,
             out,
             options.transitions,
@@ -107,6 +108,7 @@ def simulated(embodiment: str, out: Path, options: CollectOptions) -> None:
         )
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
+    print(f'{written} transitions written now; {options.transitions} are in {out}')
 
 
 def recorded(
