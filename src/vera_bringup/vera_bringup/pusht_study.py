@@ -82,6 +82,8 @@ def train_models(
     Returns:
         Rows: model, joints, n, flow, seed, mse (both frames) and its 95% interval, params.
     """
+    if not options.models:
+        return []
     from vera_jidm import training
 
     data = out / 'data'

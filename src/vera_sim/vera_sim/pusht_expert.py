@@ -9,6 +9,8 @@ distance from it, and every few steps the rest of the push is tried again from w
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +27,11 @@ from vera_sim.pusht_physics import (
     to_world,
 )
 
-_GOAL_CORNERS = to_world(OUTLINE, GOAL)
+# Corners of the block in its own frame, and where the goal wants them.
+_CORNERS = [
+    (float(x), float(y), float(gx), float(gy))
+    for (x, y), (gx, gy) in zip(OUTLINE, to_world(OUTLINE, GOAL), strict=True)
+]
 # The pusher's centre stays this far from the table's edges.
 MARGIN = 22.0
 LOW, HIGH = MARGIN, 512.0 - MARGIN
@@ -80,9 +86,13 @@ class Push:
         return end
 
 
-def corner_error(block: Float) -> float:
-    """Mean distance of the block's eight corners from where the goal wants them."""
-    return float(np.linalg.norm(to_world(OUTLINE, block) - _GOAL_CORNERS, axis=-1).mean())
+def corner_error(block: Sequence[float] | Float) -> float:
+    """Mean distance of the corners of a block at (x, y, angle) from where the goal wants them."""
+    bx, by, c, s = float(block[0]), float(block[1]), math.cos(block[2]), math.sin(block[2])
+    total = 0.0
+    for x, y, gx, gy in _CORNERS:
+        total += math.hypot(bx + c * x - s * y - gx, by + s * x + c * y - gy)
+    return total / len(_CORNERS)
 
 
 class PushTExpert:
@@ -187,13 +197,13 @@ class PushTExpert:
         errors, lengths = [], []
         physics = self._physics
         physics.set_state(replace(state, velocity=np.zeros(2)))
-        position = state.pusher
+        (x, y), (dx, dy) = state.pusher.tolist(), (direction * step).tolist()
+        seconds = SUBSTEP * max(1, round(step / stride))
         for k in range(1, int(length / step) + 1):
-            position = position + direction * step
-            if not ((position > LOW) & (position < HIGH)).all():
+            if not (LOW < x + k * dx < HIGH and LOW < y + k * dy < HIGH):
                 break
-            physics.move(direction * step, SUBSTEP * max(1, round(step / stride)))
-            errors.append(corner_error(physics.state().block))
+            physics.move((dx, dy), seconds)
+            errors.append(corner_error(physics.block_pose()))
             lengths.append(k * step)
         return np.array(errors), np.array(lengths)
 

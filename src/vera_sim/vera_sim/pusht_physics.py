@@ -129,6 +129,11 @@ class PushTPhysics:
             np.array([*block.velocity, block.angular_velocity], np.float64),
         )
 
+    def block_pose(self) -> tuple[float, float, float]:
+        """The block's x, y, angle now."""
+        x, y = self._block.position
+        return x, y, self._block.angle
+
     def servo(self, target: Sequence[float] | Float, seconds: float = STEP) -> None:
         """Position control, as in gym-pusht: a critically damped servo pulls towards `target`.
 
@@ -147,10 +152,9 @@ class PushTPhysics:
     def move(self, delta: Sequence[float] | Float, seconds: float = STEP) -> None:
         """Velocity control: go by `delta` at constant speed, at most MAX_VELOCITY along an axis."""
         count, dt = _substeps(seconds)
-        vx, vy = (
-            float(np.clip(d / seconds, -MAX_VELOCITY, MAX_VELOCITY)) for d in delta
-        )
-        self._pusher.velocity = (vx, vy)
+        vx, vy = float(delta[0]) / seconds, float(delta[1]) / seconds
+        most = MAX_VELOCITY
+        self._pusher.velocity = (min(most, max(-most, vx)), min(most, max(-most, vy)))
         for _ in range(count):
             self._space.step(dt)
 

@@ -33,6 +33,7 @@ def run(
     from vera_core.contract import load_contract
 
     logging.basicConfig(level=logging.INFO, format='%(message)s')
+    _use_threads(threads)
     try:
         options = study.StudyOptions(
             transitions=transitions,
@@ -62,6 +63,14 @@ def run(
     (out / 'rows.json').write_text(json.dumps({'rows': rows}, indent=1) + '\n')
     if as_json:
         print(json.dumps({'rows': rows}))
+
+
+def _use_threads(threads: int) -> None:
+    import cv2
+    import torch
+
+    cv2.setNumThreads(threads)
+    torch.set_num_threads(threads)
 
 
 def _names(text: str) -> tuple[str, ...]:
