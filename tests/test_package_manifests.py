@@ -38,6 +38,8 @@ PIP_ONLY = {
     'safetensors': 'safetensors',
     'tokenizers': 'tokenizers',
 }
+# Packages that a user installs for one option; the code that needs one says so by name.
+OPTIONAL = {'accelerate', 'ptlflow', 'tensorboard', 'torchvision', 'vggt'}
 # ROS packages that are needed without being imported by name in Python.
 NOT_IMPORTED = {'rosidl_default_generators', 'rosidl_default_runtime', 'launch', 'launch_ros'}
 NOT_IMPORTED |= {'ament_cmake', 'ament_cmake_python'}
@@ -56,7 +58,7 @@ def depends(package: str, *, tests: bool = False) -> set[str]:
 def key(module: str) -> str | None:
     """What package.xml must name for an import; None for what needs no naming."""
     name = top(module)
-    if name in sys.stdlib_module_names or name in PIP_ONLY:
+    if name in sys.stdlib_module_names or name in PIP_ONLY or name in OPTIONAL:
         return None
     return ROSDEP.get(name, name)
 
@@ -97,6 +99,12 @@ def test_depends_cover_the_imports(package: str) -> None:
     declared = depends(package)
     missing = [f'{name}: {where}' for name, where in used(package).items() if name not in declared]
     assert not missing, f'{package}/package.xml does not name\n' + '\n'.join(missing)
+
+
+@pytest.mark.parametrize('package', PYTHON_PACKAGES)
+def test_optional_packages_are_imported_when_needed(package: str) -> None:
+    items = [item for path in modules_of(package) for item in imports_of(path)]
+    assert not [str(i) for i in items if i.at_import and top(i.module) in OPTIONAL]
 
 
 @pytest.mark.parametrize('package', PYTHON_PACKAGES)

@@ -220,9 +220,7 @@ def test_backbone_weights_from_a_folder(reference, caplog):
 
 def test_backbone_weights_that_are_nowhere(tmp_path, monkeypatch):
     pytest.importorskip('transformers')
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     for source in (str(tmp_path), 'nobody/no-such-dinov2'):
         with pytest.raises(BackboneError, match=r'no DINOv2 weights at .*hf download'):
             small(backbone=source).load_backbone()
