@@ -117,25 +117,25 @@ def test_a_real_robot_does_not_move_unasked(tmp_path, monkeypatch):
         )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_live_self_play_is_measured_by_the_joints(tmp_path):
     domain = str(unique_domain())
     code, text = vera(
         'collect', 'finger', '--live', '--out', 'data', '--transitions', '30', '--seed', '3',
-        '--domain', domain, cwd=tmp_path, timeout=220,
+        '--domain', domain, cwd=tmp_path, timeout=280,
     )  # fmt: skip
     assert code in (0, 1), text  # 1: a loaded machine may lose frames, and says so
     folder = ShardFolder(tmp_path / 'data')
     data, meta = read_shard(folder.paths[0])
-    assert len(data.actions) >= 20, text
+    assert sum(folder.lengths) >= 10, text
     contract = load_contract('finger')
     assert meta['simulated'] and meta['seed'] == 3
     np.testing.assert_allclose(
         np.diff(data.stamps)[:, 0] / 1e9, contract.video.frame_period, atol=0.026
     )
 
-    # The joint states of the recording itself, read by other people's reader.
-    (bag,) = (tmp_path / 'runs').glob('*/bag/*.mcap')
+    # The joint states of the first recording itself, read by other people's reader.
+    bag = min((tmp_path / 'runs').glob('*/bag/*.mcap'))
     with bag.open('rb') as stream:
         reader = make_reader(stream, decoder_factories=[DecoderFactory()])
         messages = [m for *_, m in reader.iter_decoded_messages('/vera/joint_states')]

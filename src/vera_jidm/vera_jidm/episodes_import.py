@@ -43,6 +43,10 @@ STILL = 0.01
 _LOG = logging.getLogger(__name__)
 
 
+class NoTransitionsError(DatasetError):
+    """A recording out of which no transition can be had; the message says what is missing."""
+
+
 @dataclass
 class ImportReport:
     """What became of a recording: counts, and the files written.
@@ -98,8 +102,9 @@ def import_recording(
         What was written and what was left out.
 
     Raises:
-        DatasetError: a topic is missing, channels whose action joint states do not tell, no
-            transition at all, episodes of another contract or of the same time in the folder.
+        NoTransitionsError: not one.
+        DatasetError: a topic is missing, channels whose action joint states do not tell, episodes
+            of another contract or of the same time in the folder.
     """
     folder = Path(folder)
     recording = _Recording(Path(bag), contract, namespace)
@@ -114,7 +119,7 @@ def import_recording(
     report = ImportReport()
     pairs = recording.pairs(report, every or contract.video.frame_period)[:most]
     if not pairs:
-        raise DatasetError(f'{bag} holds no transition: {report.text()}')
+        raise NoTransitionsError(f'{bag} holds no transition: {report.text()}')
     first, last = pairs[0].begin, pairs[-1].end
     for file in before:
         if file.contract != json.loads(json.dumps(whole['contract'])):
@@ -330,4 +335,4 @@ def _unreadable(path: Path, error: Exception) -> DatasetError:
     return DatasetError(f'{path} cannot be read ({error})')
 
 
-__all__ = ['ImportReport', 'import_recording']
+__all__ = ['ImportReport', 'NoTransitionsError', 'import_recording']

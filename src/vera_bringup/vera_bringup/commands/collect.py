@@ -16,6 +16,7 @@ from vera_bringup.exits import CommandError, Exit
 
 if TYPE_CHECKING:
     from vera_bringup.graph import Prepared
+    from vera_bringup.selfplay_motion import RandomWalk
     from vera_core.contract import Contract
     from vera_jidm.episodes_import import ImportReport
 
@@ -24,6 +25,7 @@ START_TIMEOUT = 120.0  # s until all nodes are ready
 SCENE_S = 20.0
 # Motion recorded beyond what the transitions need: some pairs are left out.
 SPARE = 1.25
+ATTEMPTS = 4
 WITHOUT = ('planner', 'translator')
 
 
@@ -121,7 +123,10 @@ def recorded(
         contract = load_contract(embodiment)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    print(_import(contract, out, options, bag, namespace, {}).text())
+    try:
+        print(_import(contract, out, options, bag, namespace, {}).text())
+    except ValueError as error:
+        raise CommandError(str(error)) from error
 
 
 def live(
@@ -137,42 +142,62 @@ def live(
     """Start the robot, move it at random through its controller, record, extract."""
     from vera_bringup.graph import check_domain, check_namespace, graph_lock, prepare
     from vera_bringup.node_table import GraphOptions
-    from vera_bringup.selfplay_motion import RandomWalk
+    from vera_jidm.episodes_import import NoTransitionsError
 
     space = check_namespace(namespace)
+    chosen = GraphOptions(space, seed=options.seed)
+    walk: RandomWalk | None = None
+    done = 0
     with graph_lock(check_domain(domain), space):
-        prepared = prepare(
-            embodiment, GraphOptions(space, seed=options.seed), domain, runs, record=True
-        )
-        contract = prepared.contract
-        if contract.sim is None and not yes:
-            raise CommandError(
-                f'this moves {contract.embodiment} at random within its limits: clear its '
-                'surroundings, keep the emergency stop within reach, choose --span, and add --yes'
-            )
-        try:
-            walk = RandomWalk(
-                contract, np.random.default_rng(options.seed), options.max_delta, options.span
-            )
-        except ValueError as error:
-            raise CommandError(str(error)) from error
-        signal.signal(signal.SIGTERM, _interrupt)
-        _play(prepared, walk, options)
-    recipe = {'max_delta': walk.reach.tolist(), 'span': options.span, 'every': options.every}
-    report = _import(contract, out, options, prepared.run_dir / 'bag', space, {'recipe': recipe})
-    print(f'{report.text()}; recording and logs are in {prepared.run_dir}')
-    if report.transitions < options.transitions:
-        raise CommandError(
-            f'{report.transitions} of {options.transitions} transitions; run it again to add more',
-            Exit.FAILED,
-        )
+        # A loaded machine loses frames: what is missing in the end is played again.
+        for attempt in range(ATTEMPTS):
+            prepared = prepare(embodiment, chosen, domain, runs, record=True)
+            contract = prepared.contract
+            if contract.sim is None and not yes:
+                raise CommandError(
+                    f'this moves {contract.embodiment} at random within its limits: clear its '
+                    'surroundings, keep the emergency stop within reach, choose --span, add --yes'
+                )
+            walk = walk or _walk(contract, options)
+            signal.signal(signal.SIGTERM, _interrupt)
+            left = options.transitions - done
+            _play(prepared, walk, replace(options, transitions=left), attempt)
+            recipe = {
+                'max_delta': walk.reach.tolist(),
+                'span': options.span,
+                'every': options.every,
+            }
+            bag = prepared.run_dir / 'bag'
+            wanted = replace(options, transitions=left)
+            try:
+                report = _import(contract, out, wanted, bag, space, {'recipe': recipe})
+            except NoTransitionsError as error:
+                print(error, flush=True)
+                continue
+            print(f'{report.text()}; recording and logs are in {prepared.run_dir}', flush=True)
+            done += report.transitions
+            if done >= options.transitions:
+                return
+    raise CommandError(
+        f'{done} of {options.transitions} transitions; run it again to add more', Exit.FAILED
+    )
+
+
+def _walk(contract: Contract, options: CollectOptions) -> RandomWalk:
+    from vera_bringup.selfplay_motion import RandomWalk
+
+    rng = np.random.default_rng(options.seed)
+    try:
+        return RandomWalk(contract, rng, options.max_delta, options.span)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _play(prepared: Prepared, walk: Any, options: CollectOptions) -> None:
+def _play(prepared: Prepared, walk: RandomWalk, options: CollectOptions, attempt: int) -> None:
     from vera_bringup.graph import GraphThread
     from vera_bringup.nodes.selfplay_client import SelfPlayer
     from vera_bringup.supervisor import Supervisor
@@ -201,7 +226,7 @@ def _play(prepared: Prepared, walk: Any, options: CollectOptions) -> None:
         scenes = math.ceil(left / SCENE_S) if contract.sim is not None else 1
         for scene in range(scenes):
             if contract.sim is not None:
-                player.new_episode(mix(options.seed, scene))
+                player.new_episode(mix(options.seed, attempt, scene))
             # One that is not simulated is moved in one go.
             seconds = left / scenes
             print(f'scene {scene + 1} of {scenes}: {seconds:.0f} s', flush=True)
@@ -219,7 +244,7 @@ def _import(
     extra: dict[str, Any],
 ) -> ImportReport:
     from vera_jidm.dataset import ShardFolder
-    from vera_jidm.episodes_import import import_recording
+    from vera_jidm.episodes_import import NoTransitionsError, import_recording
 
     licence = options.licence or ('Apache-2.0, generated' if contract.sim else 'not stated')
     meta = {'seed': options.seed, 'licence': licence, 'simulated': contract.sim is not None}
@@ -234,6 +259,8 @@ def _import(
             meta={**meta, **extra},
         )
         ShardFolder(out)  # counts once what every training asks for
+    except NoTransitionsError:
+        raise
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
     return report
