@@ -37,6 +37,7 @@ def difference(ours: PushTState, info: dict) -> float:
 
 
 def test_the_same_actions_give_the_same_poses_and_coverage(real):
+    real.obs_type = 'state'  # no picture: it takes most of the time
     ours, moved = PushTPhysics(), 0.0
     for seed in range(12):
         _, info = real.reset(seed=seed)
@@ -64,6 +65,7 @@ def test_coverage_near_the_goal_is_that_of_shapely(real):
 
 @pytest.mark.parametrize('size', [96, 128])
 def test_the_picture_is_the_same_but_for_single_pixels_of_edges(real, size):
+    real.obs_type = 'pixels_agent_pos'
     real.observation_width = real.observation_height = size
     sampled, smooth = PushTPainter(size, smooth=False), PushTPainter(size)
     ours = PushTPhysics()
