@@ -89,7 +89,7 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else 'docs/images')
     folder.mkdir(parents=True, exist_ok=True)
     for name, joints, flow in (
-        ('jidm_finger3', 3, 'dis'),
+        ('jidm_finger3', 3, 'dis_lk'),
         ('jidm_finger5_analytic', 5, 'analytic'),
     ):
         draw(name, joints, flow, folder / f'{name}_jacobian.png')

@@ -281,9 +281,9 @@ def train_idm(
     ] = 'jacobian',
     flow: Annotated[
         str, typer.Option(help='dis, dis_lk, farneback, analytic, raft_small:FILE ...')
-    ] = 'dis',
+    ] = 'dis_lk',
     transitions: Annotated[int, typer.Option(help='self-play transitions', min=1)] = 4000,
-    steps: Annotated[int, typer.Option(help='optimiser steps', min=1)] = 2400,
+    steps: Annotated[int, typer.Option(help='optimiser steps', min=1)] = 1200,
     name: Annotated[str, typer.Option(help='of the checkpoint; empty: from the robot')] = '',
     seed: Seed = 0,
     threads: Annotated[int, typer.Option(help='CPU threads', min=1)] = 1,
@@ -572,7 +572,7 @@ def import_model(
             metavar='CHANNEL=NUMBER',
         ),
     ] = None,
-    flow: Annotated[str, typer.Option(help='estimator to solve with')] = 'dis',
+    flow: Annotated[str, typer.Option(help='estimator to solve with')] = 'dis_lk',
     accept_licence: Annotated[
         str, typer.Option(help='licence of the weights, if it restricts their use')
     ] = '',

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vera_jidm.kinematics.transforms import Float
     from vera_jidm.kinematics.tree import Posture
 
-DEFAULT_FLOW = 'dis'
+DEFAULT_FLOW = 'dis_lk'
 RIDGE = 5e-5
 # Estimated flow mixes what lies on both sides of an outline: what a pixel counts whose outline is
 # 1, 2, .. px of the canvas away; 1 further inside. Never 0: links of a few pixels have no inside.

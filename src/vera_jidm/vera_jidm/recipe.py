@@ -79,12 +79,12 @@ class TrainingConfig:
         evaluate_every, save_every: steps between points of the curve, and between states.
     """
 
-    flow: str = 'dis'
+    flow: str = 'dis_lk'
     translator: str = 'jacobian'
     direct_head: str = 'flatten'
     direct_frames: int = 0
     direct_loss: str = 'mse'
-    steps: int = 2500
+    steps: int = 1200
     batch: int = 32
     seed: int = 0
     optimizer: str = 'muon'

@@ -186,6 +186,8 @@ def make_network(config: TrainingConfig, contract: Contract) -> Network:
     }
     if config.family == 'convolutional':
         size |= {'stem': config.stem, 'widths': config.widths, 'head': config.head}
+    else:
+        size['views'] = tuple((b.x0, b.y0, b.x1, b.y1) for b in view_boxes(contract))
     try:
         if config.translator != 'jacobian':
             if config.family != 'convolutional' or config.network:
@@ -514,7 +516,7 @@ def main_train(
         held_out: folder of shards to measure with.
         out: where checkpoint, curve and state go.
         name: of the checkpoint; `jidm_<embodiment><n>` unless given (`direct_flow_...` or
-            `direct_pair_...` for a baseline), `_<flow>` appended when that is not dis.
+            `direct_pair_...` for a baseline), `_<flow>` appended when that is not the default.
         validation: folder of shards for the curve and for early stop; `held_out` unless given.
         resume: go on where a training of that name and recipe stopped.
         tensorboard: also write event files to `<out>/<name>.tensorboard`.
@@ -539,7 +541,7 @@ def main_train(
     if name is None:
         what = 'jidm' if config.translator == 'jacobian' else config.translator
         name = f'{what}_{contract.embodiment}{len(contract.channels)}'
-        if config.translator != 'direct_pair' and config.flow != 'dis':
+        if config.translator != 'direct_pair' and config.flow != TrainingConfig.flow:
             # Of raft_small:FILE, say, the name alone.
             name += f'_{config.flow.partition(":")[0]}'
     return train(
