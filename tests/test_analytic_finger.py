@@ -12,7 +12,6 @@ from vera_core.contract import load_contract
 from vera_core.contract_files import source_root
 from vera_jidm.analytic import AnalyticJacobian
 from vera_jidm.analytic_translator import AnalyticTranslator
-from vera_jidm.flow import make_flow
 from vera_sim.finger import FingerEnv
 from vera_sim.finger_painter import link_map
 from vera_sim.finger_urdf import finger_urdf
@@ -44,19 +43,19 @@ def test_jacobian_and_links_are_those_of_the_painter(joints):
 def test_actions_from_estimated_flow_of_real_pictures():
     """Mean square error in units of the actions' variance; no training has seen this robot."""
     contract = load_contract('finger')
-    translator = AnalyticTranslator.from_contract(contract, estimator=make_flow('dis'))
+    translator = AnalyticTranslator.from_contract(contract)
     env = FingerEnv(3, 3, 128)
     rng = np.random.default_rng(11)
     errors = []
-    for _ in range(30):
+    for _ in range(20):
         _, discs = env.random_scene(rng)
         q0, q1 = env.self_play(rng)
         env.set_scene(q0, discs)
         a, b = (canvas.tile({'top': env.render_at(q)}, contract) for q in (q0, q1))
         found = translator.translate(a, b[None], q0).values[0]
         errors.append(np.square(found - (q1 - q0)).mean() / (0.12**2 / 3))
-    assert np.mean(errors) < 0.03
-    assert np.median(errors) < 0.005
+    assert np.mean(errors) < 0.01
+    assert np.median(errors) < 0.003
 
 
 def test_it_closes_the_loop():
