@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vera_bringup.lockstep import LockstepLoop
 from vera_bringup.pusht_study import StudyOptions, run_episode
 from vera_core.contract import load_contract
 from vera_jidm.registry import make_translator
+from vera_planner.registry import make_planner
 from vera_sim import make_environment
 from vera_sim.pusht_physics import PushTState
 
@@ -61,6 +63,16 @@ def test_frames_and_ridge_alone_push_the_block_to_its_goal(contract, env, transl
     episode = run_episode(contract, env, translator, 7001, StudyOptions())
     assert episode.best(200) >= 0.82
     assert episode.error < 0.02
+
+
+def test_through_the_controller_s_limits_the_loop_closes_too(contract, translator):
+    def oracle(provider):
+        return make_planner('oracle', contract, provider=provider)
+
+    result = LockstepLoop(contract, oracle, translator).run(0, 13, False, 200)
+    assert result.success, result.outcome
+    assert result.prompt
+    assert 1 < result.duration < 20
 
 
 @pytest.mark.slow
