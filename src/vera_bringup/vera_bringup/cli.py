@@ -567,8 +567,8 @@ def import_model(
     gain: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
-            help='numbers of the published action in one unit of a channel, where the '
-            "checkpoint's configuration does not know; may be repeated",
+            help='how much of the published motion one unit of a channel is, where units differ '
+            "or the checkpoint's configuration does not know; may be repeated",
             metavar='CHANNEL=NUMBER',
         ),
     ] = None,

@@ -420,6 +420,21 @@ def test_channels_in_another_order_are_refused(tmp_path, tiny_vggt):
         imported(tmp_path, weights, run, turned, accept_licence='CC-BY-NC-4.0')
 
 
+def test_a_gripper_in_another_unit(tmp_path, tiny_vggt):
+    _, weights, run, embodiment = tiny_vggt
+    channels = embodiment.to_dict()['channels']
+    gripper = {'name': 'gripper', 'joint': 'joint_1', 'kind': 'gripper', 'unit': 'ratio'}
+    closing = contract(1, 2, 40, channels=[*channels[:6], gripper])
+    with pytest.raises(AuthorsError, match=r"'gripper' is in ratio; number 7 .* is in m; say how"):
+        imported(tmp_path, weights, run, closing, accept_licence='CC-BY-NC-4.0')
+    # .5 stands for 80 numbers a metre; the finger travels 4 cm from 0 to 1.
+    info = imported(
+        tmp_path, weights, run, closing, accept_licence='CC-BY-NC-4.0', gains={'gripper': 0.04}
+    )
+    assert load_model(info).scales.action[6] == pytest.approx(0.5 / (80 * 0.04))
+    assert info.training['gains'] == {'gripper': 0.04}
+
+
 def test_wandbs_own_form_of_the_configuration(tmp_path):
     run = run_config('dpt', 2, 42)
     wrapped = {k: {'desc': None, 'value': v} for k, v in run.items()}

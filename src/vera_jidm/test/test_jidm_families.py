@@ -299,7 +299,7 @@ def test_a_backbone_of_the_users(monkeypatch):
     assert make_backbone('my_backbones:restricted') is restricted
 
 
-def test_the_adapter_of_the_package_vggt(monkeypatch):
+def test_the_adapter_of_the_package_vggt(monkeypatch, caplog):
     class Aggregator(nn.Module):
         def forward(self, images):
             b, v = images.shape[:2]
@@ -322,6 +322,10 @@ def test_the_adapter_of_the_package_vggt(monkeypatch):
     with pytest.raises(BackboneError, match='CC-BY-NC'):
         make_backbone(vggt.FACEBOOK)
     backbone = make_backbone(vggt.FACEBOOK, 'CC-BY-NC-4.0')
+    # A restricting licence is a warning: that is shown everywhere.
+    assert [(r.levelname, 'CC-BY-NC-4.0' in r.message) for r in caplog.records] == [
+        ('WARNING', True)
+    ]
     tokens = backbone(torch.rand(1, 2, 3, 28, 28))
     assert [t.shape for t in tokens] == [(1, 2, 4, 6)] * 4
     assert [float(t.unique()) for t in tokens] == [4, 11, 17, 23]

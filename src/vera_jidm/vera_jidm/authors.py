@@ -52,8 +52,9 @@ def import_checkpoint(
             its cameras the checkpoint's views.
         target: `<name>.safetensors` to write.
         flow_id: estimator to solve with; the authors trained on MegaFlow.
-        gains: channel -> numbers of the published action per unit of the channel, before scales,
-            where the configuration cannot know it or the units differ.
+        gains: channel -> how much of the published motion one unit of the channel is, where the
+            units differ (0.04 m of finger travel for a gripper of 1) or the configuration does not
+            know the motion's unit.
         accept_licence: of the weights, where it restricts their use.
         command: for the JSON.
 
@@ -93,6 +94,7 @@ def import_checkpoint(
             'licence': licence,
             'trained_on': 'MegaFlow, by the authors of arXiv 2605.27817',
             'published': published.about,
+            'gains': dict(gains or {}),
         },
     )
 

@@ -263,7 +263,8 @@ def make_backbone(factory: str, accepted: str = '') -> Backbone:
     if not licence:
         raise BackboneError(f'backbone {factory!r} states no licence; give it one: `.licence`')
     check_licence(licence, f'the backbone of {factory}', accepted)
-    log.info('backbone %s, licence %s', factory, licence)
+    level = logging.INFO if licence in PERMISSIVE else logging.WARNING
+    log.log(level, 'backbone %s, licence %s', factory, licence)
     return cast(Backbone, backbone)
 
 
