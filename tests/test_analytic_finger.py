@@ -12,6 +12,7 @@ from vera_core.contract import load_contract
 from vera_core.contract_files import source_root
 from vera_jidm.analytic import AnalyticJacobian
 from vera_jidm.analytic_translator import AnalyticTranslator
+from vera_jidm.registry import make_translator
 from vera_sim.finger import FingerEnv
 from vera_sim.finger_painter import link_map
 from vera_sim.finger_urdf import finger_urdf
@@ -63,3 +64,18 @@ def test_it_closes_the_loop():
     options = EvaluationOptions(planner='oracle', translator='analytic', episodes=2, seed=4)
     results = list(evaluate(contract, options))
     assert [result.success for result in results] == [True, True]
+
+
+def test_the_example_arm_of_the_how_to_is_seen():
+    contract = load_contract(source_root() / 'docs' / 'how-to' / 'example' / 'arm.yaml')
+    translator = make_translator('analytic', contract)
+    assert translator.needs_state
+    model = AnalyticJacobian.from_contract(contract)
+    J = model.jacobian(contract.home_positions)[0]
+    # Every joint moves some pixel by more than half a pixel in its typical action.
+    moved = np.linalg.norm(J * contract.channel_scales, axis=2).max((0, 1))
+    assert (moved > 0.5).all()
+    links = model.links(contract.home_positions)
+    assert len(np.unique(links)) >= 9
+    # The whole arm is in the picture.
+    assert (links[0] == -1).all() and (links[:, 0] == -1).all() and (links[:, -1] == -1).all()
