@@ -16,6 +16,7 @@ from vera_bringup.pusht_study import (
     plot_loop,
     run_episode,
     run_loop,
+    tables,
 )
 from vera_core.contract import load_contract
 from vera_core.seams import Translation
@@ -117,6 +118,9 @@ def test_rows_count_each_threshold_within_each_horizon():
     }
     assert all(r['n'] == 2 and r['ci_low'] < r['success_rate'] + 1e-9 for r in rows)
     json.dumps(rows)
+    text = tables(rows)
+    assert '| jacobian | 2 | 50% ' in text
+    assert '200 steps, >= 0.82' in text
 
 
 def test_curves_are_drawn(tmp_path):

@@ -321,6 +321,33 @@ def loop_rows(
     return rows
 
 
+def tables(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as Markdown, one table for the trainings and one for the loops."""
+    lines = []
+    trained = [row for row in rows if row['study'] == 'pusht']
+    if trained:
+        lines += ['| model | seed | action MSE | 95% | Eq. 6 alone | weights |', '|---' * 6 + '|']
+        for row in trained:
+            low, high = row['mse_ci']
+            lines.append(
+                f'| {row["model"]} | {row["seed"]} | {row["mse"]:.4f} | {low:.4f}-{high:.4f} '
+                f'| {row["mse_paper"]:.4f} | {row["params"] / 1e6:.2f} M |'
+            )
+        lines.append('')
+    loops = [row for row in rows if row['study'] == 'pusht-loop']
+    heads = [f'{h} steps, >= {c:g}' for h in HORIZONS for c in THRESHOLDS]
+    if loops:
+        lines += ['| loop | n | ' + ' | '.join(heads) + ' |', '|---' * (2 + len(heads)) + '|']
+        for label in dict.fromkeys(row['model'] for row in loops):
+            mine = [row for row in loops if row['model'] == label]
+            cells = [
+                f'{100 * r["success_rate"]:.0f}% ({100 * r["ci_low"]:.1f}-{100 * r["ci_high"]:.1f})'
+                for r in mine
+            ]
+            lines.append(f'| {label} | {mine[0]["n"]} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
 # --- pictures --------------------------------------------------------------------------------
 
 

@@ -60,6 +60,7 @@ def run(
     if results:
         study.plot_loop(results, out / 'pusht_loop.png')
         print(f'curves: {out / "pusht_loop.png"}')
+    (out / 'tables.md').write_text(study.tables(rows))
     (out / 'rows.json').write_text(json.dumps({'rows': rows}, indent=1) + '\n')
     if as_json:
         print(json.dumps({'rows': rows}))
