@@ -218,6 +218,20 @@ def test_backbone_weights_from_a_folder(reference, caplog):
         small(backbone=str(folder), dim=48).load_backbone()
 
 
+def test_backbone_weights_with_a_hole(reference, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    _, folder = reference
+    weights = load_file(folder / 'model.safetensors')
+    # The names on disk are those of facebook/dinov2-small.
+    assert 'encoder.layer.0.attention.attention.query.weight' in weights
+    del weights['layernorm.weight']
+    save_file(weights, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
+    (tmp_path / 'config.json').write_text((folder / 'config.json').read_text())
+    with pytest.raises(BackboneError, match=r'lack layernorm.weight; fetch them again'):
+        small(backbone=str(tmp_path)).load_backbone()
+
+
 def test_backbone_weights_that_are_nowhere(tmp_path, monkeypatch):
     pytest.importorskip('transformers')
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)

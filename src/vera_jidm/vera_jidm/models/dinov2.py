@@ -214,16 +214,19 @@ def fetch(source: str, revision: str = '') -> dict[str, Tensor]:
     """
     try:
         from transformers import Dinov2Model
+        from transformers.utils import logging as loading
     except ImportError as error:
         raise BackboneError(
             'DINOv2 comes through the package transformers, which is missing: '
             'pip install transformers'
         ) from error
+    loading.disable_progress_bar()
     try:
-        model = Dinov2Model.from_pretrained(
+        model, report = Dinov2Model.from_pretrained(
             str(Path(source).expanduser()) if Path(source).expanduser().exists() else source,
             revision=revision or None,
             use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -232,6 +235,12 @@ def fetch(source: str, revision: str = '') -> dict[str, Tensor]:
             "model.safetensors, or fetch the hub's once where there is a network: "
             '`hf download facebook/dinov2-small`'
         ) from error
+    # transformers would go on with random numbers where weights are missing.
+    missing = sorted([*report['missing_keys'], *(str(k) for k in report['mismatched_keys'])])
+    if missing:
+        raise BackboneError(
+            f'the DINOv2 weights at {source!r} lack {", ".join(missing[:4])}; fetch them again'
+        )
     return dict(model.state_dict())
 
 
