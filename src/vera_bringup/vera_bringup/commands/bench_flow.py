@@ -19,9 +19,13 @@ def run(
 ) -> None:
     """Run `vera bench flow`."""
     from vera_bringup.flow_bench import measure
-    from vera_jidm.flow import ready_estimators
+    from vera_jidm.flow import estimators, ready_estimators
 
     names = flows or ready_estimators()
+    for name, package in estimators().items():
+        if not flows and name not in names:
+            missing = f'{package} and weights' if package else 'weights'
+            print(f'without {name}: it needs {missing}')
     print(
         f'{pairs} transitions, every joint moves by up to {max_delta:g} rad; 95% intervals; '
         'action MSE: with the perfect Jacobian, 1 = predicting zero'
