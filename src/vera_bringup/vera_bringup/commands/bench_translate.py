@@ -24,7 +24,8 @@ def run(size: int, channels: int, steps: int, repeats: int, as_json: bool) -> No
         for part in ('translate', 'solve'):
             print(
                 f'{threads} thread(s), {part}: p50 {row[f"{part}_p50_ms"]:.2f} ms, '
-                f'p99 {row[f"{part}_p99_ms"]:.2f} ms, CPU {row[f"{part}_cpu_ms"]:.2f} ms'
+                f'p99 {row[f"{part}_p99_ms"]:.2f} ms; CPU time p50 '
+                f'{row[f"{part}_cpu_ms"]:.2f} ms, p99 {row[f"{part}_cpu_p99_ms"]:.2f} ms'
             )
         print(f'{threads} thread(s), honesty: {row["honesty_p50_ms"]:.2f} ms a step more')
     if as_json:
