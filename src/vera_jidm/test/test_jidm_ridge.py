@@ -286,6 +286,17 @@ def test_long_actions_are_scaled_down_and_flagged():
     )
 
 
+def test_each_channel_may_have_a_limit_of_its_own():
+    J, v, w, _ = system(9, n=3)
+    free = ridge.solve(ridge.normal_equations(J, v * 100, w))
+    most = free.action[0].abs() * torch.tensor([2.0, 0.5, 0.1])
+    held = ridge.solve(ridge.normal_equations(J, v * 100, w), limit=most)
+    assert bool(held.limited)
+    np.testing.assert_allclose(held.action, free.action * 0.1, rtol=1e-4)
+    with pytest.raises(ValueError, match='limit'):
+        ridge.solve(ridge.normal_equations(J, v, w), limit=torch.tensor([1.0, 0.0, 1.0]))
+
+
 def test_motion_below_the_noise_counts_as_explained():
     g = torch.Generator().manual_seed(1)
     J, _, w, _ = system(10)

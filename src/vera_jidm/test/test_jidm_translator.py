@@ -8,7 +8,7 @@ from jidm_toys import SIZE
 from vera_core.checkpoint import CheckpointError, find_checkpoint, write_checkpoint
 from vera_core.contract import load_contract
 from vera_core.seams import JacobianModel, Translator
-from vera_jidm.flow import DisFlow, FarnebackFlow, FlowError
+from vera_jidm.flow import DisFlow, FarnebackFlow, FlowError, make_flow
 from vera_jidm.model import Scales, TrainedJacobian, config_of, load_model
 from vera_jidm.models.convolutional import JacobianNet, NetworkConfig
 from vera_jidm.registry import SHIPPED, UnknownTranslatorError, make_translator
@@ -40,7 +40,7 @@ def small(flow_id):
 def test_the_shipped_checkpoint_fits_the_contract(translator, contract):
     assert isinstance(translator, Translator)
     assert translator.channels == contract.channel_names
-    assert translator.flow_id == DisFlow().flow_id
+    assert translator.flow_id == make_flow('dis_lk').flow_id
     assert len(translator.checkpoint_hash) == 16
     assert (SHIPPED / 'jidm_finger3.safetensors').stat().st_size < 4e6
 

@@ -249,7 +249,7 @@ def solve(
     equations: NormalEquations,
     *,
     ridge: float = 5e-5,
-    limit: float | None = None,
+    limit: float | Tensor | None = None,
     noise: float = 0.0,
 ) -> Solution:
     """Minimise the weighted squares plus a ridge (Eq. 6).
@@ -260,7 +260,8 @@ def solve(
     Args:
         equations: of B systems.
         ridge: relative ridge, > 0. Above 1e-3 it shrinks weakly seen channels.
-        limit: largest |a| of any channel; a longer action is scaled down to it and flagged.
+        limit: largest |a| of any channel, or of each, [n]; a longer action is scaled down until
+            none exceeds its own, and flagged.
         noise: size of v that means nothing; the residual of smaller motions goes to zero.
 
     Raises:
@@ -268,8 +269,10 @@ def solve(
     """
     if not 0 < ridge < float('inf'):
         raise ValueError(f'ridge is {ridge}; it must be a positive number')
-    if limit is not None and not 0 < limit < float('inf'):
-        raise ValueError(f'limit is {limit}; it must be a positive number')
+    if limit is not None:
+        most = torch.as_tensor(limit, dtype=equations.b.dtype, device=equations.b.device)
+        if not bool((torch.isfinite(most) & (most > 0)).all()):
+            raise ValueError(f'limit is {limit}; it must be a positive number')
     n = equations.b.shape[-1]
     scale = equations.s.clamp_min(1e-12)
     A = equations.A / scale[:, None, None]
@@ -293,9 +296,9 @@ def solve(
     action = torch.where(usable[:, None], action, torch.zeros_like(action))
     limited = torch.zeros_like(usable)
     if limit is not None:
-        largest = action.detach().abs().amax(-1)
-        limited = largest > limit
-        action = action * (limit / largest.clamp_min(limit))[:, None]
+        beyond = (action.detach().abs() / most).amax(-1)
+        limited = beyond > 1
+        action = action / beyond.clamp_min(1)[:, None]
     Aa = (A @ action[..., None])[..., 0]
     left = (c - 2 * (action * b).sum(-1) + (action * Aa).sum(-1)).clamp_min(0)
     share = (left / (c + noise**2).clamp_min(1e-30)).sqrt()

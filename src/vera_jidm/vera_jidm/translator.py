@@ -25,7 +25,7 @@ from vera_jidm.honesty import (
     find_calibration,
     honesty_of,
 )
-from vera_jidm.model import TrainedJacobian, load_model
+from vera_jidm.model import LIMIT_FACTOR, TrainedJacobian, load_model
 from vera_jidm.views import ViewBox, ViewError, row_weights, view_boxes
 
 MODES = ridge.MODES
@@ -123,6 +123,8 @@ class JacobianTranslator:
         self.mode = mode
         self._calibration, self._actions = calibration, actions
         self._model, self._estimator = model, estimator
+        largest = model.scales.action_max / model.scales.action
+        self._limits = torch.from_numpy(LIMIT_FACTOR * largest)
 
     @classmethod
     def load(
@@ -185,7 +187,7 @@ class JacobianTranslator:
         """The translation and what it was made of; K pairs go through as one batch.
 
         A step whose flow or Jacobian says nothing gets a zero action and a problem; no action
-        exceeds twice the largest one seen in training.
+        exceeds twice the largest one that its channel had in training.
 
         Raises:
             TranslationError: shapes or types that do not fit the model's canvas.
@@ -274,7 +276,7 @@ class JacobianTranslator:
     def _solve(self, system: ridge.NormalEquations) -> ridge.Solution:
         scales = self._model.scales
         return ridge.solve(
-            system, ridge=self._model.ridge, limit=scales.limit, noise=NOISE_PX / scales.flow
+            system, ridge=self._model.ridge, limit=self._limits, noise=NOISE_PX / scales.flow
         )
 
     def _disagreement(self, systems: tuple[ridge.NormalEquations, ...]) -> NDArray[np.float64]:
