@@ -72,7 +72,6 @@ class TrainingConfig:
         device: 'cpu' or 'cuda'.
         precision: of the convolutions; 'bfloat16' is 1.5 times faster where the CPU has it,
             'float16' scales its losses and needs CUDA.
-        compiled: whether torch.compile makes the network faster; takes a C++ compiler and minutes.
         family: of the J-IDM's network, see vera_jidm.models; network: further fields of its config.
         stem, widths, head: of the convolutional one, see NetworkConfig.
         threads: of PyTorch.
@@ -123,7 +122,6 @@ class TrainingConfig:
     accumulate: int = 1
     device: str = 'cpu'
     precision: str = 'bfloat16'
-    compiled: bool = False
     family: str = 'convolutional'
     network: dict[str, Any] = field(default_factory=dict)
     stem: int = 16
@@ -188,7 +186,7 @@ class TrainingConfig:
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """Fields of a recipe from texts like 'rate=5e-4', 'widths=16,32,64' or 'compiled=true'.
+    """Fields of a recipe from texts like 'rate=5e-4', 'widths=16,32,64' or 'balance_views=true'.
 
     Raises:
         TrainingError: no such field, or a value of another type; it names the field.

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from vera_core.checkpoint import write_checkpoint
 from vera_core.contract import Contract, load_contract
 from vera_jidm import direct
+from vera_jidm.allocator import keep_freed_memory
 from vera_jidm.board import Board
 from vera_jidm.dataset import (
     AnalyticSource,
@@ -100,7 +101,6 @@ class Trainer:
             [p for p in self.net.parameters() if p.requires_grad],
             lr=config.rate, weight_decay=config.decay, betas=(0.9, 0.99),
         )
-        self._fast = torch.compile(self.net) if config.compiled else self.net
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == 'float16')
 
     def advance(self) -> dict[str, float]:
@@ -162,7 +162,7 @@ class Trainer:
         precision = getattr(torch, self.config.precision)
         device = self.processes.device.type
         with torch.autocast(device, precision, enabled=precision != torch.float32):
-            return self._fast(*inputs)
+            return self.net(*inputs)
 
     def model(self, flow_id: str, weights: dict[str, Tensor] | None = None) -> Trained:
         """The averaged weights, or others, as a model on the CPU."""
@@ -272,6 +272,7 @@ def train(
         TrainingError, DatasetError: see their messages.
     """
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     processes = Processes(config.device)
     folder, test = ShardFolder(data), ShardFolder(held_out)
     check = ShardFolder(validation) if validation else test
