@@ -66,7 +66,7 @@ def evaluate_through_ros(
     with graph_lock(check_domain(domain), check_namespace(namespace)):
         # The nodes read the contract as it is here, with the number of joints asked for.
         file = new_run_dir(runs) / f'{contract.embodiment}.yaml'
-        file.write_text(yaml.safe_dump(without_none(contract.to_dict())), encoding='utf-8')
+        file.write_text(yaml.safe_dump(without_none(contract.portable_dict())), encoding='utf-8')
         prepared = prepare(str(file), graph_options, domain, runs, run_dir=file.parent)
         yield from _run(prepared, options)
 

@@ -30,6 +30,16 @@ def test_sections_survive_plain_data_and_the_folder_is_no_part_of_them():
     assert 'folder' not in contract.to_dict()
 
 
+def test_written_to_another_folder_its_paths_still_hold():
+    contract = finger(kinematics={'urdf': '../urdf/arm.urdf'}, calibration=[TOP])
+    plain = contract.portable_dict()
+    assert plain['kinematics']['urdf'] == str(contract.folder.parent / 'urdf' / 'arm.urdf')
+    for urdf in ('<robot/>', '/opt/arm.urdf'):
+        same = finger(kinematics={'urdf': urdf}, calibration=[TOP])
+        assert same.portable_dict() == same.to_dict()
+    assert build_contract(contract.to_dict()).portable_dict() == contract.to_dict()
+
+
 def test_a_contract_needs_neither():
     contract = finger()
     assert contract.kinematics is None

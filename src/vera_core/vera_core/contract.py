@@ -341,6 +341,13 @@ class Contract:
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
 
+    def portable_dict(self) -> dict[str, Any]:
+        """As `to_dict`, for a file in another folder: relative paths made absolute."""
+        plain = self.to_dict()
+        if self.kinematics and self.folder and not self.kinematics.urdf.lstrip().startswith('<'):
+            plain['kinematics']['urdf'] = str((self.folder / self.kinematics.urdf).resolve())
+        return plain
+
     @property
     def hash(self) -> str:
         """SHA-256 of the whole contract."""
