@@ -12,7 +12,7 @@ from vera_core.contract import Contract
 from vera_core.seams import Array, Image, Translation
 from vera_jidm.direct import NO_FLOW, TrainedDirect, flow_rows, load_direct
 from vera_jidm.flow import PairFlow, make_flow
-from vera_jidm.model import to_tensor
+from vera_jidm.model import LIMIT_FACTOR, to_tensor
 from vera_jidm.models.convolutional import GRID
 from vera_jidm.ridge import HUGE
 from vera_jidm.translator import MODES, NOISE_PX, Explanation, TranslationError, cells
@@ -68,6 +68,7 @@ class DirectTranslator:
         self.channels = channels
         self.checkpoint_hash = checkpoint_hash
         self.mode = mode
+        self._limits = LIMIT_FACTOR * model.scales.action_max / model.scales.action
         self._model, self._estimator = model, estimator
 
     @classmethod
@@ -142,9 +143,10 @@ class DirectTranslator:
         if self._estimator is None:
             still = np.abs(action).max(1) < _QUIET
         scales = self._model.scales
-        largest = np.abs(action).max(1)
-        limited = largest > scales.limit
-        action *= (scales.limit / np.maximum(largest, scales.limit))[:, None]
+        # As in the J-IDM's solve: each channel has its own limit, a longer action is scaled down.
+        beyond = (np.abs(action) / self._limits).max(1)
+        limited = beyond > 1
+        action /= np.maximum(beyond, 1)[:, None]
         translation = Translation(
             values=action * scales.action,
             residual=np.where(usable, self._disagreement(first, second), 1.0).astype(np.float32),
