@@ -23,7 +23,7 @@ from vera_bringup.honesty_study import (
 )
 from vera_core.checkpoint import CheckpointInfo
 from vera_core.contract import load_contract
-from vera_jidm.honesty import SIGNALS, KnownActions, calibrate
+from vera_jidm.honesty import SIGNALS, KnownActions, calibrate, find_calibration
 from vera_jidm.registry import find_translator_checkpoint
 from vera_jidm.translator import JacobianTranslator
 
@@ -151,3 +151,26 @@ def test_the_shipped_translator_tells_some_of_each_kind_apart(contract):
     assert set(real) == set(SIGNALS) and all(np.isfinite(v).all() for v in real.values())
     for kind, telling in (('teleport', 'place'), ('noise', 'picture'), ('frozen', 'stillness')):
         assert auroc(real[telling], signals(kind)[telling]) > 0.9, kind
+
+
+def test_the_shipped_translator_is_calibrated(contract):
+    """A copied frame within a plan is flagged, coming to rest is not."""
+    info = find_translator_checkpoint(contract)
+    known = find_calibration(info)
+    assert known is not None, 'vera study honesty --save'
+    assert known.count >= 200 and 1 < known.threshold < 6
+    torch.set_num_threads(1)
+    translator = JacobianTranslator.load(info, contract)
+    from vera_sim import make_environment
+
+    env = make_environment('finger', contract.sim.options, contract.cameras[0].height)
+    env.reset(5)
+    q, _ = env.state()
+    scene = corruptions.Scene(env, contract, q, q)
+    path = [scene.tile(scene.picture(q + 0.05 * k)) for k in (0, 1, 1, 2, 2)]
+    honesty = translator.explain(path[0], np.stack(path[1:]))[1].honesty
+    assert honesty.calibrated
+    assert honesty.suspicious[1] and honesty.worst[1] == 'stillness'
+    assert honesty.resting.tolist() == [False, False, False, True] and not honesty.suspicious[3]
+    assert honesty.channel_percentile.shape == (4, 3)
+    assert honesty.explained.shape == (4, 32, 32)

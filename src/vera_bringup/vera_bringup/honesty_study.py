@@ -286,17 +286,24 @@ def draw_curves(found: Study, table: Sequence[Mapping[str, Any]], path: Path) ->
     calibration = found.calibration
     scores = {k: calibration.score(s, plan=False)[0] for k, s in found.signals.items()}
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
-    for kind in corruptions.RANGES:
+    lowest = 0.95
+    for i, kind in enumerate(corruptions.RANGES):
         levels = np.sort(np.concatenate([scores['real'], scores[kind]]))[::-1]
         false = 1 - np.searchsorted(np.sort(scores['real']), levels, 'left') / len(scores['real'])
         true = 1 - np.searchsorted(np.sort(scores[kind]), levels, 'left') / len(scores[kind])
         area = next(
             r['auroc'] for r in table if r['kind'] == kind and r['signal'] == COMBINED
         )
-        left.step([0.0, *false], [0.0, *true], where='post', label=f'{kind} {area:.3f}')
+        label = f'{kind} {area:.4f}'
+        left.step([0.0, *false], [0.0, *true], where='post', color=f'C{i + 2}', label=label)
+        lowest = min(lowest, float(np.interp(0.01, false, true)))
     left.set(xlabel='real transitions flagged', ylabel='corrupted ones flagged',
-             xscale='symlog', xlim=(0, 1), title='ROC of the score (first 10% widened)')
-    left.set_xscale('symlog', linthresh=0.1)
+             title='ROC of the score: its upper left corner')
+    left.set_xscale('symlog', linthresh=0.01)
+    left.set_xlim(0, 1)
+    left.set_ylim(lowest - 0.05, 1.005)
+    ticks = [0, 0.002, 0.01, 0.1, 1]
+    left.set_xticks(ticks, [f'{100 * tick:g}%' for tick in ticks])
     left.legend(title='AUROC', loc='lower right')
     dreams = [d.signals for d in found.dreams if d.good]
     series = {'real': scores['real'],
@@ -304,7 +311,7 @@ def draw_curves(found: Study, table: Sequence[Mapping[str, Any]], path: Path) ->
     series |= {kind: scores[kind] for kind in corruptions.RANGES}
     for i, values in enumerate(series.values()):
         jitter = np.random.default_rng(i).uniform(-0.3, 0.3, len(values))
-        right.scatter(np.maximum(values, 0.03), i + jitter, s=2, alpha=0.5)
+        right.scatter(np.maximum(values, 0.03), i + jitter, s=2, alpha=0.5, color=f'C{i}')
     right.axvline(calibration.threshold, color='black', linewidth=1)
     right.set(yticks=range(len(series)), yticklabels=list(series), xscale='log',
               xlabel='score; line: threshold', title='every transition')
