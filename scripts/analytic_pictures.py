@@ -55,10 +55,13 @@ def main() -> None:
     parser.add_argument('--canvas', type=Path, help='a frame of the canvas to draw outlines on')
     parser.add_argument('--joints', type=float, nargs='+', help='rad or m; home unless given')
     options = parser.parse_args()
-    contract = load_contract(options.contract)
-    model = AnalyticJacobian.from_contract(contract)
-    q = np.array(options.joints or contract.home_positions)
-    J = model.jacobian(q)[0] * contract.channel_scales
+    try:
+        contract = load_contract(options.contract)
+        model = AnalyticJacobian.from_contract(contract)
+        q = np.array(options.joints or contract.home_positions)
+        J = model.jacobian(q)[0] * contract.channel_scales
+    except ValueError as error:
+        parser.error(str(error))
     if options.canvas:
         frame = cv2.imread(str(options.canvas))
         if frame is None or frame.shape != (model.height, model.width, 3):

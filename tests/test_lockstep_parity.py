@@ -12,9 +12,11 @@ from vera_bringup.ros_evaluation import evaluate_through_ros
 EPISODES = 2
 
 
-def compare(planner: str, tmp_path) -> None:
+def compare(planner: str, tmp_path, translator: str = '') -> None:
     contract = evaluation_contract('finger')
-    options = EvaluationOptions(planner=planner, episodes=EPISODES, seed=3, keep=True)
+    options = EvaluationOptions(
+        planner=planner, translator=translator, episodes=EPISODES, seed=3, keep=True
+    )
     pure = list(evaluate(contract, options))
     ros = list(evaluate_through_ros(contract, options, str(unique_domain()), 'vera', tmp_path))
     assert len(pure) == len(ros) == EPISODES
@@ -37,6 +39,12 @@ def compare(planner: str, tmp_path) -> None:
 @pytest.mark.timeout(300)
 def test_oracle_gives_the_same_actions_with_and_without_ros(tmp_path):
     compare('oracle', tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_translator_that_needs_the_joints_gets_the_same_ones_with_and_without_ros(tmp_path):
+    compare('oracle', tmp_path, 'analytic')
 
 
 @pytest.mark.slow

@@ -156,7 +156,8 @@ class _RosEpisode:
             progress=1.0 if dwelled == self.target else float(np.clip(1 - left, 0, 1)),
             duration=ns_to_seconds(min(client.stamp, end) - begin),
             replan_ms=tuple(latency * 1e3 for latency in client.plan_latencies),
-            chunks=tuple((stamp - begin, values) for stamp, values in client.chunks),
+            # The last chunk of the episode before may come after its end.
+            chunks=tuple((s - begin, values) for s, values in client.chunks if s >= begin),
             commands=np.array(list(client.commands.values())) if client.commands else None,
         )
 
