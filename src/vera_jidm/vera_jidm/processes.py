@@ -1,8 +1,8 @@
 """Several processes that share every batch, through accelerate; or just this one.
 
-Start them with `accelerate launch --num_processes 2 .venv/bin/vera train idm ...`, once the
-self-play is there (`vera collect`). Each takes its part of each batch and gradients are averaged,
-so the result is that of one process with the whole batch, but for rounding.
+Start them with `torchrun --nproc_per_node 2 .venv/bin/vera train idm ...` (or `accelerate launch`
+on GPUs), once the self-play is there (`vera collect`). Each takes its part of each batch and
+gradients are averaged, so the result is that of one process with the whole batch, but for rounding.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ def idm(embodiment: str, as_json: bool, settings: list[str], **options: Any) -> 
         metrics = selfplay.train_idm(embodiment, command=_command(), **options)
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
-    if as_json:
+    # Of several processes (vera_jidm.processes) the first one speaks.
+    if as_json and os.environ.get('RANK', '0') == '0':
         print(json.dumps(metrics))
 
 
