@@ -168,7 +168,6 @@ class AnalyticJacobian:
         channels: how the contract's channels move the joints.
         height: of the canvas [px].
         width: of the canvas [px].
-        joint_names: for messages.
         model_hash: of what it was made from.
 
     Raises:
