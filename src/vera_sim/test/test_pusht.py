@@ -178,6 +178,15 @@ def test_the_expert_solves_uniform_starts():
         assert physics.coverage() > 0.95, f'seed {seed}'
 
 
+def test_the_expert_gets_a_block_out_of_a_corner_whose_best_contacts_it_cannot_reach():
+    expert, physics = PushTExpert(), PushTPhysics()
+    physics.reset(2064)
+    start = corner_error(physics.state().block)
+    for _ in range(60):
+        physics.move(expert.act(physics.state()))
+    assert corner_error(physics.state().block) < 0.7 * start
+
+
 def test_a_foreseen_future_is_what_then_happens_and_changes_nothing():
     expert, physics = PushTExpert(), PushTPhysics()
     physics.reset(7)

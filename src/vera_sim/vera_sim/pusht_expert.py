@@ -242,8 +242,9 @@ class PushTExpert:
         options.sort(key=lambda option: -option[0])
         chosen: Push | None = None
         worth = 0.0
-        for hoped, push in options[:16]:
-            if hoped <= worth:
+        for rank, (hoped, push) in enumerate(options):
+            # A block in a corner of the table may hide all of the best contacts.
+            if hoped <= worth or (rank >= 16 and chosen is not None):
                 break
             path = self._path(state, push.start)
             if path is None:
