@@ -46,6 +46,7 @@ Planner = Annotated[str, typer.Option(help=DESCRIPTIONS['planner'])]
 PlannerCheckpoint = Annotated[str, typer.Option(help=DESCRIPTIONS['planner_checkpoint'])]
 Translator = Annotated[str, typer.Option(help=DESCRIPTIONS['translator'])]
 TranslatorCheckpoint = Annotated[str, typer.Option(help=DESCRIPTIONS['translator_checkpoint'])]
+Mode = Annotated[str, typer.Option(help=DESCRIPTIONS['mode'])]
 Seed = Annotated[int, typer.Option(help=DESCRIPTIONS['seed'], min=0)]
 Timeout = Annotated[float, typer.Option(help='seconds', min=0.1)]
 
@@ -57,6 +58,7 @@ def up(
     planner_checkpoint: PlannerCheckpoint = '',
     translator: Translator = '',
     translator_checkpoint: TranslatorCheckpoint = '',
+    mode: Mode = 'stacked',
     seed: Seed = 0,
     lockstep: Annotated[bool, typer.Option('--lockstep', help=DESCRIPTIONS['lockstep'])] = False,
     record: Annotated[bool, typer.Option('--record', help='record all topics (MCAP)')] = False,
@@ -73,7 +75,8 @@ def up(
     from vera_bringup.commands.up import run
 
     options = GraphOptions(
-        namespace, planner, planner_checkpoint, translator, translator_checkpoint, seed, lockstep
+        namespace, planner, planner_checkpoint, translator, translator_checkpoint, mode, seed,
+        lockstep,
     )
     run(embodiment, options, domain, runs, record, log_level)
 
@@ -140,7 +143,7 @@ def demo(
     from vera_bringup.commands.demo import run
 
     options = GraphOptions(
-        namespace, planner, planner_checkpoint, translator, translator_checkpoint, seed
+        namespace, planner, planner_checkpoint, translator, translator_checkpoint, seed=seed
     )
     run(embodiment, options, goals, timeout, as_json, domain, runs)
 
@@ -152,11 +155,12 @@ def evaluate(
     planner_checkpoint: PlannerCheckpoint = '',
     translator: Translator = '',
     translator_checkpoint: TranslatorCheckpoint = '',
+    mode: Mode = 'stacked',
     episodes: Annotated[int, typer.Option(help='episodes, uniform starts', min=1)] = 50,
     seed: Seed = 0,
     joints: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help='another number of joints than the contract has', min=2, max=20),
+        typer.Option(help='another number of joints than the contract has', min=1, max=20),
     ] = None,
     held_out: Annotated[
         bool, typer.Option('--held-out', help='phrasings that training never saw')
@@ -184,6 +188,7 @@ def evaluate(
         planner_checkpoint=planner_checkpoint,
         translator=translator,
         translator_checkpoint=translator_checkpoint,
+        mode=mode,
         episodes=episodes,
         seed=seed,
         joints=joints,
@@ -408,7 +413,7 @@ def bench_flow(
     ] = None,
     joints: Annotated[
         Optional[list[int]],  # noqa: UP045
-        typer.Option(help='of the finger, 5 and 10 if left out', min=2, max=20),
+        typer.Option(help='of the finger, 5 and 10 if left out', min=1, max=20),
     ] = None,
     pairs: Annotated[int, typer.Option(help='transitions of each finger', min=2)] = 200,
     max_delta: Annotated[float, typer.Option(help='largest joint change, rad', min=1e-3)] = 0.05,

@@ -25,6 +25,7 @@ class EvaluationOptions:
 
     Attributes:
         planner: compact, oracle, or 'random' for self-play actions; '' for the contract's.
+        mode: of the translator: 'stacked', or 'paper' for plain Eq. 6.
         joints: of the simulated finger, if not the contract's.
         held_out: phrasings that training never saw.
         frames: frame periods after which an episode counts as not reached.
@@ -36,6 +37,7 @@ class EvaluationOptions:
     planner_checkpoint: str = ''
     translator: str = ''
     translator_checkpoint: str = ''
+    mode: str = 'stacked'
     episodes: int = 50
     seed: int = 0
     joints: int | None = None
@@ -90,6 +92,7 @@ def make_loop(contract: Contract, options: EvaluationOptions) -> LockstepLoop:
         options.translator or contract.defaults.translator,
         contract,
         options.translator_checkpoint or None,
+        mode=options.mode,
     )
     return LockstepLoop(contract, planner, translator, options.seed, options.keep)
 

@@ -59,6 +59,7 @@ DESCRIPTIONS = {
     'planner_checkpoint': "planner checkpoint, name or path; empty: the contract's",
     'translator': "translator, e.g. jacobian; empty: the contract's",
     'translator_checkpoint': "translator checkpoint, name or path; empty: the contract's",
+    'mode': 'how the translator solves: stacked, or paper for plain Eq. 6',
     'seed': 'seed of the first simulated episode and of the planner',
     'lockstep': 'simulated time waits for the plan (for evaluation)',
     'record': 'folder for an MCAP recording of all topics; empty: none',
@@ -74,6 +75,7 @@ class GraphOptions:
     planner_checkpoint: str = ''
     translator: str = ''
     translator_checkpoint: str = ''
+    mode: str = 'stacked'
     seed: int = 0
     lockstep: bool = False
     record: str = ''
@@ -136,6 +138,7 @@ def node_table(
             'translator',
             translator=translator,
             checkpoint=options.translator_checkpoint,
+            mode=options.mode,
             lockstep=options.lockstep,
         ),
         node(

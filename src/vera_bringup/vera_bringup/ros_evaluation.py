@@ -60,6 +60,7 @@ def evaluate_through_ros(
         planner_checkpoint=options.planner_checkpoint,
         translator=options.translator,
         translator_checkpoint=options.translator_checkpoint,
+        mode=options.mode,
         seed=options.seed,
         lockstep=True,
     )

@@ -44,6 +44,7 @@ def run(
         'joints': len(contract.joints),
         'planner': options.planner or contract.defaults.planner,
         'translator': options.translator or contract.defaults.translator,
+        'mode': options.mode,
         'seed': options.seed,
         'held_out': options.held_out,
         'ros': ros,
