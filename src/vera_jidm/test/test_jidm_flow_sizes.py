@@ -51,7 +51,8 @@ def test_a_jacobian_scales_with_its_flow(new):
     got = rescale_jacobian(J, *new)
     assert got.shape == (*new, 2, 3) and got.dtype == np.float32
     want = channels(*new)
-    np.testing.assert_allclose(inner(got, (64, 192)), inner(want, (64, 192)), atol=2.5e-4 * max(new))
+    near = 2.5e-4 * max(new)
+    np.testing.assert_allclose(inner(got, (64, 192)), inner(want, (64, 192)), atol=near)
     a = np.array([0.3, -1.1, 0.7], np.float32)
     np.testing.assert_allclose(got @ a, resize_flow(J @ a, *new), atol=1e-4)
 
