@@ -1,8 +1,8 @@
 """What the authors' run configuration says about a checkpoint: network, units, actions.
 
 The configuration lies beside the weights as config.yaml, a dump of the whole run with `algorithm`
-and `dataset` ([V] policy/motion_policy.py). Nothing is assumed that it does not say; an option that
-would change the network or its units and is not known here is refused by name.
+and `dataset` (their policy/motion_policy.py). Nothing is assumed that it does not say; an option
+that would change the network or its units and is not known here is refused by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vera_core.checkpoint import CheckpointError
 from vera_jidm.models.vggt import FACEBOOK
 
 FILES = ('config.yaml', 'config.yml', 'run_config.yaml')
-# Added to every scale by the authors ([V] datasets/normalization.py).
+# Added to every scale by the authors (their datasets/normalization.py).
 EPSILON = 1e-8
 # Width, heads of DINOv2, by the authors' name of its size.
 BACKBONES = {'small': (384, 6), 'base': (768, 12), 'large': (1024, 16)}
@@ -64,7 +64,7 @@ class ActionUnit:
     Attributes:
         kinds: contract kinds that it can be.
         unit: of the motion itself; None where the configuration cannot know it.
-        scale: numbers of the action per unit of the motion ([V] datasets/core/actions.py).
+        scale: numbers of the action per unit of the motion (their datasets/core/actions.py).
     """
 
     kinds: tuple[str, ...]
@@ -252,7 +252,7 @@ def _flow_scale(dataset: Mapping[str, Any], where: str) -> tuple[float, float]:
     """Pixels of the network's input per unit of flow.
 
     Flow is resized, with its lengths, to the input before it is divided by the scale, wherever that
-    was measured ([V] core/view_loader.py).
+    was measured (their core/view_loader.py).
     """
     space = dataset.get('flow_normalization_space', 'raw_fullres')
     if space != 'raw_fullres':

@@ -1,6 +1,6 @@
 """Names of the authors' parameters, one for one, under our names.
 
-Theirs are those of a Lightning checkpoint, `model.` in front ([V] idm/jacobian/models/). A few
+Theirs are those of a Lightning checkpoint, `model.` in front (their idm/jacobian/models/). A few
 never enter the output and have no place here: `unread` says which and why.
 """
 

@@ -28,7 +28,7 @@ class JacobianConfig:
         confidence: whether the weight of the value rows is the confidence that training fits to
             the error of the predicted flow (aleatoric), rather than free.
         confidence_range: smallest and largest confidence; without the upper bound its training
-            diverges where the error does not fall ([V] image_jacobian.py, pmap_confidence_clamp).
+            diverges where the error does not fall (their image_jacobian.py, pmap_confidence_clamp).
     """
 
     family: ClassVar[str] = ''

@@ -1,7 +1,7 @@
 """The paper's DINOv2 Jacobian model (App. B.3): a frozen DINOv2-small, DPT neck, fusion head.
 
 Only the blocks up to the last one that is read are built: the authors read the first four of twelve
-([V] dpt_config.py), so eight blocks are never computed. The transformer is written here, with names
+(their dpt_config.py), so eight blocks are never computed. The transformer is ours, with names
 that our checkpoints can rely on; its weights come through `transformers` (facebook/dinov2-small,
 Apache-2.0), and a test holds it to that package's own forward pass.
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Dinov2Config(ViewsConfig):
-    """Size of a network; the defaults are the authors' ([V] pusht_vggt_fusion_uv.yaml).
+    """Size of a network; the defaults are the authors' (their pusht_vggt_fusion_uv.yaml).
 
     Attributes:
         backbone: folder or hub name that the backbone's weights come from when a training starts.

@@ -1,7 +1,7 @@
 """Dense prediction from the tokens of a vision transformer (DPT, arXiv 2103.13413).
 
 `Neck` reassembles tokens of four blocks into maps of four sizes and fuses them from coarse to fine.
-Then one of the three heads that the authors have used ([V] idm/jacobian/models/): `FusionHead`
+Then one of the three heads that the authors have used (their idm/jacobian/models/): `FusionHead`
 keeps all four maps until the prediction (their `dpt_vggt_fusion`, App. B.3 of the paper),
 `PlainHead` looks at the finest alone (`dpt`), `PyramidHead` goes back from fine to coarse
 (`dpt_v2`).

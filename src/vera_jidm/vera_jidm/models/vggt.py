@@ -3,7 +3,7 @@
 The backbone is the user's: nothing of VGGT is shipped or fetched, its weights are CC-BY-NC-4.0. A
 factory, named as 'module:function', makes it; `facebook_vggt` below does for the package `vggt`
 where the user has installed it. The head is the DPT of VGGT (arXiv 2503.11651) with 2 n outputs, as
-the authors use it ([V] vggt_jacobian_field.py; paper App. B.3).
+the authors use it (their vggt_jacobian_field.py; paper App. B.3).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Backbone(Protocol):
 
 @dataclass(frozen=True)
 class VggtConfig(ViewsConfig):
-    """Size of a network; the defaults are the authors' ([V] droid_vggt_jacobian.yaml).
+    """Size of a network; the defaults are the authors' (their droid_vggt_jacobian.yaml).
 
     Attributes:
         backbone: its factory, 'module:function'.
