@@ -187,6 +187,22 @@ def test_the_expert_gets_a_block_out_of_a_corner_whose_best_contacts_it_cannot_r
     assert corner_error(physics.state().block) < 0.7 * start
 
 
+def test_the_expert_leaves_a_corner_of_its_detour_when_it_stands_on_it():
+    """Its own exact actions put it there; the corner is then the first point of the way twice."""
+    physics = PushTPhysics()
+    physics.reset(2101)
+    expert = PushTExpert()
+    still = 0
+    for _ in range(200):
+        if physics.coverage() > 0.95:
+            break
+        move = expert.act(physics.state())
+        still += float(np.linalg.norm(move)) < 1e-6
+        physics.move(move)
+    assert physics.coverage() > 0.95
+    assert still == 0
+
+
 def test_a_foreseen_future_is_what_then_happens_and_changes_nothing():
     expert, physics = PushTExpert(), PushTPhysics()
     physics.reset(7)

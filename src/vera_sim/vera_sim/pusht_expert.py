@@ -275,7 +275,13 @@ class PushTExpert:
         length = np.full((n, n), np.inf)
         size = np.linalg.norm(nodes[first] - nodes[second], axis=-1)
         length[first, second] = length[second, first] = np.where(open_ways, size, np.inf)
-        return _shortest(nodes, length)
+        way = _shortest(nodes, length)
+        if way is None:
+            return None
+        # A pusher that stands on a corner of the detour has been there: going on is what is left.
+        while len(way) > 2 and np.linalg.norm(way[1] - way[0]) < _THERE:
+            del way[1]
+        return way
 
 
 def _outline_contacts(count: int) -> tuple[Float, Float]:
@@ -292,6 +298,7 @@ def _outline_contacts(count: int) -> tuple[Float, Float]:
     return np.array(points), np.array(normals)
 
 
+_THERE = 1e-6
 _D = CLEAR + 1.0
 # Corners of a T grown by _D, for going round it; those in the armpits are never on a way.
 _DETOUR: Float = np.array(
