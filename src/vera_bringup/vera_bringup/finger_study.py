@@ -409,6 +409,9 @@ def plot(rows: Sequence[dict[str, Any]], study: FingerStudy, path: Path) -> None
             (('joints', {'n': study.transitions}), ('transitions', {'joints': study.joint}))
         ):
             axis = axes[row][column]
+            if len(select(rows, 'jacobian', flow, None, **fixed)) < 2:
+                axis.axis('off')
+                continue
             for model, colour in zip(MODELS, ('#0b6e4f', '#d1495b', '#6c757d'), strict=True):
                 found = select(rows, model, flow, None, **fixed)
                 x = [p[column] for p in found]
@@ -421,6 +424,8 @@ def plot(rows: Sequence[dict[str, Any]], study: FingerStudy, path: Path) -> None
             axis.set_yscale('log')
             if column:
                 axis.set_xscale('log')
+                axis.minorticks_off()
+                axis.set_xticks(study.sizes, [str(n) for n in study.sizes])
             axis.set_xlabel(name)
             axis.set_ylabel('held-out action MSE')
             axis.set_title(
