@@ -286,7 +286,7 @@ def train_idm(
     ] = 'jacobian',
     flow: Annotated[
         str, typer.Option(help='dis, dis_lk, farneback, analytic, raft_small:FILE ...')
-    ] = 'dis_lk',
+    ] = 'dis',
     transitions: Annotated[int, typer.Option(help='self-play transitions', min=1)] = 4000,
     steps: Annotated[int, typer.Option(help='optimiser steps', min=1)] = 1200,
     name: Annotated[str, typer.Option(help='of the checkpoint; empty: from the robot')] = '',

@@ -291,7 +291,7 @@ def test_names_of_checkpoints(folders, tmp_path, monkeypatch):
         'vera_jidm.training.train', lambda *args, **kw: names.append(args[5]) or {}
     )
     for kind, flow in [
-        ('jacobian', 'dis_lk'), ('direct_flow', 'analytic'), ('direct_pair', 'dis'),
+        ('jacobian', 'dis'), ('direct_flow', 'analytic'), ('direct_pair', 'dis_lk'),
     ]:
         main_train('finger', data=folders[0], held_out=folders[1], translator=kind, flow=flow)
     assert names == ['jidm_finger3', 'direct_flow_finger3_analytic', 'direct_pair_finger3']

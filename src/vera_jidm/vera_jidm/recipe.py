@@ -78,7 +78,7 @@ class TrainingConfig:
         evaluate_every, save_every: steps between points of the curve, and between states.
     """
 
-    flow: str = 'dis_lk'
+    flow: str = 'dis'
     translator: str = 'jacobian'
     direct_head: str = 'flatten'
     direct_frames: int = 0
