@@ -20,7 +20,13 @@ from vera_core.seams import Array, Image, Translation
 from vera_jidm import ridge
 from vera_jidm.analytic import AnalyticJacobian, Rows
 from vera_jidm.flow import FlowPair, PairFlow, make_flow
-from vera_jidm.translator import MODES, NOISE_PX, Explanation, TranslationError
+from vera_jidm.translator import (
+    MODES,
+    NOISE_PX,
+    Explanation,
+    TranslationError,
+    stack_images,
+)
 
 if TYPE_CHECKING:
     from vera_core.contract import Contract
@@ -122,7 +128,7 @@ class AnalyticTranslator:
         """
         began = time.perf_counter()
         q = self._check_state(state)
-        images = self._check_images(anchor, frames)
+        images = stack_images(anchor, frames, self._model.height, self._model.width)
         pair = self._estimator.both(images[:-1], images[1:])
         changes, solutions = [], []
         values = np.zeros((len(frames), len(self.channels)))
@@ -227,22 +233,6 @@ class AnalyticTranslator:
                 f'{", ".join(names)}'
             )
         return q
-
-    def _check_images(self, anchor: Image, frames: Image) -> Image:
-        shape = (self._model.height, self._model.width, 3)
-        if anchor.dtype != np.uint8 or anchor.shape != shape:
-            raise TranslationError(
-                f'the anchor is {anchor.dtype} {list(anchor.shape)}; the canvas is uint8 '
-                f'{list(shape)}'
-            )
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape:
-            raise TranslationError(
-                f'the frames are {frames.dtype} {list(frames.shape)}; the canvas is uint8 '
-                f'[K, {shape[0]}, {shape[1]}, 3]'
-            )
-        if len(frames) == 0:
-            raise TranslationError('a plan without frames')
-        return np.concatenate([anchor[None], frames])
 
 
 def _inside(rows: Rows, height: int, width: int, border: Sequence[float]) -> Float:

@@ -15,7 +15,7 @@ from vera_jidm.flow import PairFlow, make_flow
 from vera_jidm.model import LIMIT_FACTOR, to_tensor
 from vera_jidm.models.convolutional import GRID
 from vera_jidm.ridge import HUGE
-from vera_jidm.translator import MODES, NOISE_PX, Explanation, TranslationError, cells
+from vera_jidm.translator import MODES, NOISE_PX, Explanation, TranslationError, cells, stack_images
 
 # Actions under this share of a training deviation are no action: what is left of noise.
 _QUIET = 0.05
@@ -121,7 +121,8 @@ class DirectTranslator:
             TranslationError: shapes or types that do not fit the model's canvas.
         """
         began = time.perf_counter()
-        images = self._check(anchor, frames)
+        size = self._model.net.config
+        images = stack_images(anchor, frames, size.height, size.width)
         k, h, w = len(frames), *images.shape[1:3]
         usable = np.ones(k, np.bool_)
         still = np.zeros(k, np.bool_)
@@ -184,20 +185,3 @@ class DirectTranslator:
         apart = np.linalg.norm(first - second, axis=1)
         sizes = np.linalg.norm(first, axis=1) + np.linalg.norm(second, axis=1)
         return np.asarray(np.nan_to_num(apart / (sizes + _QUIET), nan=1.0))
-
-    def _check(self, anchor: Image, frames: Image) -> Image:
-        config = self._model.net.config
-        shape = (config.height, config.width, 3)
-        if anchor.dtype != np.uint8 or anchor.shape != shape:
-            raise TranslationError(
-                f'the anchor is {anchor.dtype} {list(anchor.shape)}; the checkpoint works on '
-                f'uint8 {list(shape)}'
-            )
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape:
-            raise TranslationError(
-                f'the frames are {frames.dtype} {list(frames.shape)}; the checkpoint works on '
-                f'uint8 [K, {config.height}, {config.width}, 3]'
-            )
-        if len(frames) == 0:
-            raise TranslationError('a plan without frames')
-        return np.concatenate([anchor[None], frames])

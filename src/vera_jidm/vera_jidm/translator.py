@@ -63,6 +63,28 @@ class Explanation:
     honesty: PlanHonesty | None = None
 
 
+def stack_images(anchor: Image, frames: Image, height: int, width: int) -> Image:
+    """Anchor [H, W, 3] and frames [K, H, W, 3] as one batch, uint8 [K + 1, H, W, 3].
+
+    Raises:
+        TranslationError: another size or type, or no frame at all.
+    """
+    shape = (height, width, 3)
+    if anchor.dtype != np.uint8 or anchor.shape != shape:
+        raise TranslationError(
+            f'the anchor is {anchor.dtype} {list(anchor.shape)}; the translator works on '
+            f'uint8 {list(shape)}'
+        )
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape:
+        raise TranslationError(
+            f'the frames are {frames.dtype} {list(frames.shape)}; the translator works on '
+            f'uint8 [K, {height}, {width}, 3]'
+        )
+    if len(frames) == 0:
+        raise TranslationError('a plan without frames')
+    return np.concatenate([anchor[None], frames])
+
+
 class JacobianTranslator:
     """Translator seam; stateless.
 
@@ -198,7 +220,7 @@ class JacobianTranslator:
         self, anchor: Image, frames: Image, honest: bool
     ) -> tuple[Translation, Explanation]:
         began = time.perf_counter()
-        images = self._check(anchor, frames)
+        images = self._stack(anchor, frames)
         pair = self._estimator.both(images[:-1], images[1:])
         J, weight = self._model.grid(images)
         return self._explain(
@@ -210,7 +232,7 @@ class JacobianTranslator:
         """The same for K frame pairs that do not follow each other: uint8 [K, H, W, 3] each."""
         began = time.perf_counter()
         for images in (before, after):
-            self._check(images[0] if len(images) else np.zeros(0, np.uint8), images)
+            self._stack(images[0] if len(images) else np.zeros(0, np.uint8), images)
         pair = self._estimator.both(before, after)
         first, second = self._model.grid(before), self._model.grid(after)
         return self._explain(
@@ -279,29 +301,16 @@ class JacobianTranslator:
             system, ridge=self._model.ridge, limit=self._limits, noise=NOISE_PX / scales.flow
         )
 
+    def _stack(self, anchor: Image, frames: Image) -> Image:
+        config = self._model.net.config
+        return stack_images(anchor, frames, config.height, config.width)
+
     def _disagreement(self, systems: tuple[ridge.NormalEquations, ...]) -> NDArray[np.float64]:
         """How much the two directions of time differ, in training deviations, [K]; 0 with one."""
         if len(systems) == 1:
             return np.zeros(len(systems[0].s))
         first, second = (self._solve(system).action for system in systems)
         return np.asarray((first - second).square().mean(-1).sqrt().numpy())
-
-    def _check(self, anchor: Image, frames: Image) -> Image:
-        config = self._model.net.config
-        shape = (config.height, config.width, 3)
-        if anchor.dtype != np.uint8 or anchor.shape != shape:
-            raise TranslationError(
-                f'the anchor is {anchor.dtype} {list(anchor.shape)}; the checkpoint works on '
-                f'uint8 {list(shape)}'
-            )
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape:
-            raise TranslationError(
-                f'the frames are {frames.dtype} {list(frames.shape)}; the checkpoint works on '
-                f'uint8 [K, {config.height}, {config.width}, 3]'
-            )
-        if len(frames) == 0:
-            raise TranslationError('a plan without frames')
-        return np.concatenate([anchor[None], frames])
 
 
 def cells(flow: Array, weight: Array, grid: int) -> tuple[Tensor, Tensor]:
