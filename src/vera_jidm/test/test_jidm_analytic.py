@@ -349,7 +349,7 @@ def pair_weights(pair):
         ({'state': None}, 'needs the joint positions when the anchor was taken'),
         ({'state': np.zeros(6)}, '7 finite numbers are needed: joint_1'),
         ({'state': np.full(7, np.inf)}, 'finite numbers'),
-        ({'anchor': np.zeros((64, 64, 3), np.uint8)}, r'the translator works on uint8 \[96, 128, 3\]'),
+        ({'anchor': np.zeros((64, 64, 3), np.uint8)}, r'works on uint8 \[96, 128, 3\]'),
         ({'frames': np.zeros((2, 96, 128, 3), np.float32)}, 'the frames are float32'),
         ({'frames': np.zeros((0, 96, 128, 3), np.uint8)}, 'a plan without frames'),
     ],
