@@ -60,7 +60,9 @@ def run(
             table = study.markdown(rows, flow, {'steps': options.long_steps})
             text.append(f'### {flow} flow, {options.long_steps} steps\n\n{table}\n')
         for need in study.data_needed(rows, 'direct_flow', flow, options.joint):
-            times = f'{need["times"]:.1f}' if need['times'] else f'> {need["more_than"] or 0:.1f}'
+            if need['times'] is None and need['more_than'] is None:
+                continue  # D-IDM + Flow is below the J-IDM with its least data
+            times = f'{need["times"]:.1f}' if need['times'] else f'> {need["more_than"]:.1f}'
             text.append(
                 f"D-IDM + Flow needs {times} times the data for the J-IDM's MSE of "
                 f'{need["mse"]:.4f} at {need["n"]} transitions, {options.joint} joints'
