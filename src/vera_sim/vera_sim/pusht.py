@@ -30,14 +30,38 @@ TARGET = 'goal'
 TRAINING: tuple[str, ...] = (
     'push the T onto its goal',
     'push the T to the green goal',
+    'push the T onto the green T',
     'push the block onto the green T',
+    'push the block to the goal',
+    'push the T-shaped block to its target',
+    'please push the T to the green shape',
     'move the T to the goal',
+    'move the block onto its outline',
+    'move the grey T to the green one',
+    'bring the T to the green area',
+    'bring the block home',
     'cover the green T with the block',
+    'cover the goal',
     'put the T on its outline',
+    'put the block on the green T',
+    'put the T where it belongs',
+    'align the T with the green T',
+    'align the block with its goal',
+    'turn and push the T until it fits the goal',
+    'could you push the T into place?',
+    'I want the T on the green T',
+    'push T',
+    'the T goes on the green shape',
 )
 HELD_OUT: tuple[str, ...] = (
     'slide the tee into the green shape',
     'line the block up with the target',
+    'shove the T over to the green spot',
+    'fit the block into the green outline',
+    'get the T onto the green mark',
+    'place the T-block exactly on the goal',
+    'can you push the tee to where it should be?',
+    'make the block match the green T',
 )
 
 
