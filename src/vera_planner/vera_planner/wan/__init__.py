@@ -1,0 +1,1 @@
+"""Planners of the Wan family on diffusers: layouts, models, checkpoints, sampling, training."""
