@@ -24,6 +24,9 @@ class ActionChunk:
         values: float64 [K, n], unit of each channel as in the contract.
         residual: float32 [K], ridge residual relative to the flow.
         observability: float32 [n], diag(J'WJ) of each channel relative to the largest.
+        part: counts the chunks that one plan gives in servo mode; 0 is the only one.
+        observed: stamp of the newest frame that its plan was made from, integer nanoseconds;
+            the anchor's if None.
 
     Raises:
         ChunkError: a shape that does not fit, or a number that is not finite.
@@ -40,6 +43,8 @@ class ActionChunk:
     translator_id: str = ''
     model_hash: str = ''
     latency: float = 0.0
+    part: int = 0
+    observed: int | None = None
 
     def __post_init__(self) -> None:
         n = len(self.channels)
@@ -69,6 +74,11 @@ class ActionChunk:
     def steps(self) -> int:
         """K, the number of actions."""
         return len(self.values)
+
+    @property
+    def seen(self) -> int:
+        """Stamp of the newest frame that its plan was made from [ns]."""
+        return self.stamp if self.observed is None else self.observed
 
     @property
     def duration(self) -> float:

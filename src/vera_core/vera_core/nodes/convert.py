@@ -88,6 +88,9 @@ def chunk_to_msg(chunk: ActionChunk) -> ActionChunkMsg:
     msg.translator_id = chunk.translator_id
     msg.model_hash = chunk.model_hash
     msg.latency = chunk.latency
+    msg.part = chunk.part
+    if chunk.observed is not None:
+        msg.observed = stamp_to_msg(chunk.observed)
     return msg
 
 
@@ -113,6 +116,8 @@ def chunk_from_msg(msg: ActionChunkMsg) -> ActionChunk:
         translator_id=str(msg.translator_id),
         model_hash=str(msg.model_hash),
         latency=float(msg.latency),
+        part=int(msg.part),
+        observed=to_ns(msg.observed) or None,
     )
 
 
