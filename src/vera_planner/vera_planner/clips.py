@@ -105,6 +105,16 @@ class ClipDataset:
     def __len__(self) -> int:
         return len(self._index)
 
+    def table(self) -> NDArray[np.int64]:
+        """int64 [3, E]: valid frames, first frame that may be an anchor, caption group."""
+        return self._index.T.astype(np.int64)
+
+    def frames(self, clip: int) -> NDArray[np.uint8]:
+        """All frames of a clip, uint8 [F, H, W, 3]; those after the valid ones mean nothing."""
+        shard, row = self._where[clip]
+        found: NDArray[np.uint8] = self._frames[shard][row]
+        return found
+
     def sample(
         self, rng: np.random.Generator, size: int, *, first_anchor: bool = False
     ) -> tuple[Batch, NDArray[np.int64]]:
