@@ -1,0 +1,1 @@
+"""Videos with captions to train planners on: sources, their mixture, and the canvas."""
