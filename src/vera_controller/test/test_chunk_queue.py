@@ -282,3 +282,16 @@ def test_a_contract_it_cannot_execute_is_refused_by_channel(contract, channel, w
         ChunkQueue(
             dataclasses.replace(contract, channels=(*contract.channels, channel)), StateHistory()
         )
+
+
+def test_parts_of_one_plan_follow_each_other_and_none_comes_twice(queue, make_chunk):
+    first = dataclasses.replace(make_chunk(T0, seq=2), part=1, observed=T0 - 700 * MS)
+    second = dataclasses.replace(make_chunk(T0 + 100 * MS, -0.05, seq=2), part=2)
+    queue.offer(first, T0)
+    assert queue.seen == T0 - 700 * MS
+    queue.offer(second, T0 + 100 * MS)
+    assert queue.stamp == queue.seen == T0 + 100 * MS
+    with pytest.raises(ChunkRefusedError, match='part 1 of plan 2 is not newer than part 2 of'):
+        queue.offer(first, T0 + 150 * MS)
+    queue.offer(make_chunk(T0 + 200 * MS, seq=3), T0 + 200 * MS)
+    assert queue.plan_seq == 3

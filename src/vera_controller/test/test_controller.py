@@ -1,5 +1,6 @@
 """The controller as its node uses it, with a simulated servo and clocks held in hand."""
 
+import dataclasses
 import threading
 import time
 
@@ -632,3 +633,50 @@ def test_a_tick_of_the_whole_controller_is_quick(running):
     print(f'controller tick: median {np.median(times) * 1e6:.0f} us')
     assert running.state is State.RUNNING
     assert np.median(times) < 1e-3
+
+
+def test_a_chunk_for_later_waits_for_its_anchor_and_is_faded_into(running, make_chunk):
+    """The next plan came early: it continues the last one from a frame that is still to come."""
+    anchor = running.now + 700 * MS
+    chunk = dataclasses.replace(
+        make_chunk(anchor, -0.1, seq=2), observed=running.now - 200 * MS
+    )
+    assert running.controller.on_chunk(chunk, running.now) is None
+    running.step(69)
+    assert running.status.plan_seq == 1
+    assert running.status.rejected == 0
+    running.step(2)
+    assert running.status.plan_seq == 2
+    assert running.status.plan_age == pytest.approx(0.92, abs=0.03)
+    turned = running.now
+    running.step(15)
+    # The fade begins at the splice, not when the chunk came: by then it would be over.
+    speeds = [c.velocities.max() for c in running.commands if c.stamp >= turned]
+    assert speeds[0] > 0.1 and speeds[1] > -0.1 and speeds[-1] < -0.4
+    running.step(60)
+    assert running.status.underruns == 0
+    running.check_limits()
+
+
+def test_a_chunk_ahead_of_all_that_is_planned_is_refused(running, make_chunk):
+    chunk = make_chunk(running.now + 3000 * MS, seq=2)
+    assert 'newer than the newest joint state' in running.controller.on_chunk(chunk, running.now)
+
+
+def test_the_idle_share_counts_from_the_first_chunk_of_a_goal(rig, make_chunk):
+    rig.step(20)
+    rig.controller.on_goal(1, True)
+    rig.step(100)
+    assert rig.status.goal_time == rig.status.idle_fraction == 0
+    rig.controller.on_chunk(make_chunk(rig.now), rig.now)
+    rig.step(80)
+    assert rig.status.goal_time == pytest.approx(0.8) and rig.status.idle_fraction == 0
+    rig.step(80)
+    assert rig.status.idle_fraction == pytest.approx(0.5, abs=0.02)
+    rig.controller.on_goal(1, False)
+    rig.step(50)
+    assert rig.status.goal_time == pytest.approx(1.6, abs=0.01)
+    rig.controller.on_goal(2, True)
+    rig.controller.on_chunk(make_chunk(rig.now, goal=2), rig.now)
+    rig.step(10)
+    assert rig.status.goal_time == pytest.approx(0.1) and rig.status.idle_fraction == 0

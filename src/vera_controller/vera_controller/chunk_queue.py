@@ -78,8 +78,9 @@ class ChunkQueue:
         self._path: Polyline | None = None
         self._tail: Polyline | None = None
         self._goal_id: int | None = None
-        self._newest_seq: int | None = None
+        self._newest: tuple[int, int] | None = None  # plan and part
         self._plan_seq = 0
+        self._seen: int | None = None
 
     @property
     def goal_id(self) -> int | None:
@@ -96,6 +97,11 @@ class ChunkQueue:
         """Anchor stamp of the chunk being executed [ns], or None."""
         return self._path.start if self._path else None
 
+    @property
+    def seen(self) -> int | None:
+        """Stamp of the newest frame that the plan being executed was made from [ns], or None."""
+        return self._seen if self._path else None
+
     def remaining(self, now: int) -> float:
         """Seconds left of the chunk being executed, 0 if none."""
         return max(0.0, ns_to_seconds(self._path.end - now)) if self._path else 0.0
@@ -104,7 +110,7 @@ class ChunkQueue:
         """Take chunks of this goal only, from any plan on; drops what is there of another."""
         self.clear()
         self._goal_id = goal_id
-        self._newest_seq = None
+        self._newest = None
 
     def clear(self) -> None:
         """Drop the chunk being executed; older plans stay refused."""
@@ -124,8 +130,10 @@ class ChunkQueue:
             raise ChunkRefusedError(
                 f'{plan} serves goal {chunk.goal_id}, but goal {self._goal_id} is active'
             )
-        if self._newest_seq is not None and chunk.plan_seq <= self._newest_seq:
-            raise ChunkRefusedError(f'{plan} is not newer than plan {self._newest_seq}')
+        if self._newest is not None and (chunk.plan_seq, chunk.part) <= self._newest:
+            raise ChunkRefusedError(
+                f'{_name(chunk.plan_seq, chunk.part)} is not newer than {_name(*self._newest)}'
+            )
         self._check_channels(chunk)
         shortest = self._contract.control.period
         if seconds_to_ns(chunk.period) < self._contract.control.period_ns:
@@ -169,7 +177,8 @@ class ChunkQueue:
         path = self._path_of(chunk, base, still)
         self._tail = self._fading(path, now, hold)
         self._path = path
-        self._newest_seq = self._plan_seq = chunk.plan_seq
+        self._newest = (chunk.plan_seq, chunk.part)
+        self._plan_seq, self._seen = chunk.plan_seq, chunk.seen
         return Splice(discarded=max(0, (now - chunk.stamp) // path.period))
 
     def sample(self, time: int, hold: Vector) -> Vector | None:
@@ -249,6 +258,10 @@ class ChunkQueue:
                 f'{allowed[column]:.3g} is plausible'
             )
         return Polyline(chunk.stamp, seconds_to_ns(chunk.period), knots)
+
+
+def _name(plan_seq: int, part: int) -> str:
+    return f'part {part} of plan {plan_seq}' if part else f'plan {plan_seq}'
 
 
 __all__ = [

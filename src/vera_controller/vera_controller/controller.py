@@ -16,7 +16,7 @@ from vera_controller.limits import Limits, SafetyError, Vector
 from vera_controller.measurement import DISORDER_NS, Measurement, News
 from vera_controller.safety_filter import SafetyFilter, Violation
 from vera_controller.state_machine import Cause, Event, State, StateMachine
-from vera_core.clocks import NS_PER_S, MonotonicClock, ns_to_seconds
+from vera_core.clocks import NS_PER_S, MonotonicClock, ns_to_seconds, seconds_to_ns
 
 if TYPE_CHECKING:
     from vera_core.chunk import ActionChunk
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 LATE_PERIODS = 5
 # Set-points repeated after the robot came to rest, in case one is lost; then there is silence.
 SETTLE_TICKS = 20
-# An anchor may be this much newer than the newest joint state [ns]: two topics, two latencies.
+# An anchor may be this much newer than the newest joint state [ns]: two topics, two latencies. One
+# that continues the chunk being executed may lie as far ahead as that lasts.
 LEAD_NS = NS_PER_S // 2
 # Further than this from the last set-point, in seconds at the velocity limit: it was moved.
 MOVED_S = 0.025
@@ -46,7 +47,7 @@ class Setpoint:
 
 @dataclass(frozen=True)
 class ControllerStatus:
-    """As vera_msgs/ControllerStatus; `remaining` and `plan_age` in seconds."""
+    """As vera_msgs/ControllerStatus; times in seconds."""
 
     state: State
     reason: str
@@ -59,6 +60,8 @@ class ControllerStatus:
     underruns: int
     rejected: int
     last_rejection: str
+    goal_time: float = 0.0
+    idle_fraction: float = 0.0
 
 
 class Controller:
@@ -102,6 +105,8 @@ class Controller:
         self._settled = 0
         self._ticks = self._clipped = self._underruns = self._rejected = 0
         self._last_rejection = ''
+        self._pursuing = False  # a chunk of the goal in progress has come
+        self._goal_time = self._idle_time = 0.0
 
     # What people ask for ----------------------------------------------------------------------
 
@@ -162,6 +167,7 @@ class Controller:
             wanted = goal_id if active else None
             if wanted != self._queue.goal_id:
                 self._queue.expect(wanted)
+                self._pursuing = False
                 reason = f'goal {goal_id} ended' if goal_id else 'no goal'
                 if active:
                     reason = f'waiting for the first plan of goal {goal_id}'
@@ -222,6 +228,7 @@ class Controller:
                 dt = self._elapsed()
                 self._watch(now_ns)
             target = self._target(now_ns)
+            self._count(dt, target)
             if not self._filter.started or (target is None and self.lockstep):
                 return None
             if target is not None or not self._filter.at_rest:
@@ -240,19 +247,21 @@ class Controller:
         """What it is doing and what it has done."""
         with self._lock:
             self._drain()
-            queue, stamp = self._queue, self._queue.stamp
+            queue, stamp, seen = self._queue, self._queue.stamp, self._queue.seen
             return ControllerStatus(
                 state=self._machine.state,
                 reason=self._machine.reason,
                 goal_id=(queue.goal_id or 0) if stamp is not None else 0,
                 plan_seq=queue.plan_seq,
                 remaining=queue.remaining(now_ns),
-                plan_age=ns_to_seconds(now_ns - stamp) if stamp is not None else 0.0,
+                plan_age=ns_to_seconds(now_ns - seen) if seen is not None else 0.0,
                 ticks=self._ticks,
                 clipped=self._clipped,
                 underruns=self._underruns,
                 rejected=self._rejected,
                 last_rejection=self._last_rejection,
+                goal_time=self._goal_time,
+                idle_fraction=self._idle_time / self._goal_time if self._goal_time else 0.0,
             )
 
     @property
@@ -306,6 +315,12 @@ class Controller:
             machine.handle(Event.HOLD, reason, Cause.PLAN)
         return target
 
+    def _count(self, dt: float, target: Vector | None) -> None:
+        """How much of a goal's time there is something to execute; in lock-step time waits."""
+        if self._pursuing and not (target is None and self.lockstep):
+            self._goal_time += dt
+            self._idle_time += dt * (target is None)
+
     def _cannot_move(self) -> str | None:
         machine = self._machine
         if not machine.may_move:
@@ -345,6 +360,8 @@ class Controller:
                 raise  # the robot holds until the next plan; in lock-step time would stand still
             self._refuse(str(implausible))
             self._queue.offer(chunk, now_ns, hold, still=True)
+        if not self._pursuing:
+            self._pursuing, self._goal_time, self._idle_time = True, 0.0, 0.0
 
     def _refuse(self, problem: str) -> str:
         self._rejected += 1
@@ -363,11 +380,14 @@ class Controller:
         self._queue.check(chunk, self._arrival(now_ns))
         newest = self._measured.stamp
         lead = 0 if newest is None else chunk.stamp - newest
-        return lead > 0 and (self.lockstep or lead <= LEAD_NS)
+        covered = seconds_to_ns(self._queue.remaining(newest or now_ns))
+        return lead > 0 and (self.lockstep or lead <= max(LEAD_NS, covered))
 
     def _retry(self) -> None:
         if self._waiting is not None:
-            self._take(*self._waiting)
+            chunk, arrival = self._waiting
+            # What it fades from is the target of now, however early it came.
+            self._take(chunk, max(arrival, self._measured.stamp or arrival))
 
     def _take_hold(self) -> str | None:
         """Make sure that the filter starts from where the robot is; what prevents that, or None."""

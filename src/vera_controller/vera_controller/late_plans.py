@@ -13,8 +13,9 @@ from vera_core.state_history import HistoryError, StateHistory
 
 # A joint no further than this from where it was, in seconds at its velocity limit, stood still.
 STOOD_S = 0.01
-# A plan that was on its way for longer than this [ns] is about another world.
-PATIENCE_NS = 5 * NS_PER_S
+# A plan that was on its way for longer than this [ns] is about another world; large planners take
+# many seconds.
+PATIENCE_NS = 30 * NS_PER_S
 
 
 def from_rest(chunk: ActionChunk, history: StateHistory, limits: Limits) -> ActionChunk:

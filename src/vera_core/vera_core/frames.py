@@ -95,25 +95,29 @@ class FrameBuffer:
         with self._lock:
             return self._nearest(stamp, self.tolerance_ns)
 
-    def context(self, n: int) -> tuple[tuple[int, ...], Image]:
+    def context(self, n: int, end: int | None = None) -> tuple[tuple[int, ...], Image]:
         """The newest frame and the seen ones at -1, -2, ... periods from it.
 
         Args:
             n: frames wanted, >= 1.
+            end: stamp [ns] of the frame to begin from instead, within the tolerance.
 
         Returns:
             Stamps and images uint8 [T, H, W, 3], oldest first, 1 <= T <= n. T < n when a frame is
             missing within the tolerance: nothing before that gap is returned.
 
         Raises:
-            LookupError: no frame has arrived yet.
+            LookupError: no frame has arrived yet, or none at `end`.
         """
         if n < 1:
             raise ValueError(f'a context has at least 1 frame, not {n}')
         with self._lock:
             if not self._frames:
                 raise LookupError('no frame has arrived yet')
-            chosen = [self._frames[-1]]
+            last = self._frames[-1] if end is None else self._nearest(end, self.tolerance_ns)
+            if last is None:
+                raise LookupError(f'no frame is kept at {end} ns')
+            chosen = [last]
             for k in range(1, n):
                 frame = self._nearest(chosen[0].stamp - k * self.period_ns, self.tolerance_ns)
                 if frame is None:

@@ -15,7 +15,7 @@ from vera_core.contract import CameraSpec, load_contract
 from vera_core.seams import Plan
 from vera_planner.observer import Observer
 from vera_planner.planning import PlanRequest
-from vera_planner.views import ViewAssembler
+from vera_core.views import ViewAssembler
 from vera_planner.worker import PlanWorker
 
 MS = 1_000_000

@@ -6,7 +6,7 @@ from vera_core.clocks import Clock, Watchdog
 from vera_core.contract import CameraSpec, Contract
 from vera_core.frames import FrameBuffer
 from vera_core.seams import Image
-from vera_planner.views import ViewAssembler
+from vera_core.views import ViewAssembler
 
 
 class Observer:
@@ -42,13 +42,16 @@ class Observer:
         self._watchdogs[name].feed()
         return frame is not None and self._buffer.push(frame.stamp, frame.image)
 
-    def context(self) -> Image:
+    def context(self, end: int | None = None) -> Image:
         """The newest canvas and those before it on the planner's grid, uint8 [T, H, W, 3].
 
+        Args:
+            end: stamp [ns] of the canvas to take instead of the newest.
+
         Raises:
-            LookupError: there is no canvas yet.
+            LookupError: there is no canvas yet, or none at `end`.
         """
-        return self._buffer.context(self._contract.video.context)[1]
+        return self._buffer.context(self._contract.video.context, end)[1]
 
     def expect(self) -> tuple[CameraSpec, ...]:
         """Someone begins to wait for frames: silent cameras get their whole time from now.

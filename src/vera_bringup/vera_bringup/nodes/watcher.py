@@ -33,6 +33,7 @@ class SeenPlan:
     frame_stamps: tuple[int, ...]
     latency: float
     motion: float
+    duration: int  # of its committed frames, ns
 
 
 class Watcher(VeraClient):
@@ -65,15 +66,17 @@ class Watcher(VeraClient):
         if isinstance(message, ControllerStatus) and message.plan_seq:
             now = stamp_from_msg(message)
             key = message.goal_id, message.plan_seq
-            first, _ = self._executed.get(key, (now - seconds_to_ns(message.plan_age), now))
-            self._executed[key] = first, now
+            end, _ = self._executed.get(key, (now + seconds_to_ns(message.remaining), now))
+            self._executed[key] = end, now
 
     def execution(self, plan: SeenPlan) -> tuple[int, int]:
         """When the controller began this plan, and for how long it followed it at least [ns].
 
         A robot at rest begins a late plan when it arrives, not at its anchor.
         """
-        first, last = self._executed.get((plan.goal_id, plan.plan_seq), (plan.anchor_stamp, 0))
+        end, last = self._executed.get((plan.goal_id, plan.plan_seq), (0, 0))
+        # In servo mode chunks are short, and end long before the plan does.
+        first = max(plan.anchor_stamp, end - plan.duration)
         return first, max(0, last - first)
 
     def _on_image(self, message: ImageMsg) -> None:
@@ -90,6 +93,7 @@ class Watcher(VeraClient):
                 frame_stamps=tuple(stamp_from_msg(frame) for frame in message.frames),
                 latency=message.latency,
                 motion=message.motion,
+                duration=message.committed * seconds_to_ns(message.frame_period),
             )
         )
 

@@ -221,6 +221,8 @@ class ControllerNode(VeraNode):
             underruns=status.underruns,
             rejected=status.rejected,
             last_rejection=status.last_rejection,
+            goal_time=status.goal_time,
+            idle_fraction=status.idle_fraction,
         )
         msg.header.stamp = stamp_to_msg(self.now_ns())
         self._statuses.publish(msg)
@@ -241,6 +243,8 @@ class ControllerNode(VeraNode):
                 rejected=status.rejected,
                 clipped=status.clipped,
                 ticks=status.ticks,
+                plan_age_s=f'{status.plan_age:.2f}',
+                idle_fraction=f'{status.idle_fraction:.2f}',
             )
         super().publish_diagnostics()
 
