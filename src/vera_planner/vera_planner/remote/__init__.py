@@ -1,0 +1,1 @@
+"""Plans over the network: the websocket protocol of openpi and DreamZero, client and server."""
