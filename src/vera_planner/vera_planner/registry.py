@@ -10,7 +10,7 @@ from vera_core.contract import CheckpointRef, Contract
 from vera_core.contract_files import checkpoint_folders
 from vera_core.seams import VideoPlanner
 
-PLANNERS = ('compact', 'oracle')
+PLANNERS = ('compact', 'oracle', 'remote')
 SHIPPED = Path(__file__).parent / 'checkpoints'
 
 
@@ -28,13 +28,15 @@ def make_planner(
     Args:
         name: one of PLANNERS.
         contract: what the embodiment sees.
-        checkpoint: name or path; the contract's default if None.
+        checkpoint: name or path; the contract's default if None. For `remote` the server's URL,
+            or a YAML file with vera_planner.remote.client.RemoteOptions.
         provider: where the oracle gets the expert's future from; the others need none.
         steps: sampling steps; the planner's default if None.
         threads: CPU threads; all but one core, at most 4, if None.
 
     Raises:
-        ValueError: an unknown planner, or an oracle without a provider.
+        ValueError: an unknown planner, an oracle without a provider, a remote one without a URL.
+        RemoteError: the server cannot be reached or has another contract.
         CheckpointError: the checkpoint is missing, damaged or of another contract.
     """
     if name == 'oracle':
@@ -43,6 +45,10 @@ def make_planner(
         if provider is None:
             raise ValueError('the oracle planner needs a simulation that tells it the future')
         return OraclePlanner(provider, contract)
+    if name == 'remote':
+        from vera_planner.remote.client import RemotePlanner, read_options
+
+        return RemotePlanner(read_options(checkpoint or ''), contract)
     if name != 'compact':
         raise ValueError(f'unknown planner {name!r}; known: {", ".join(PLANNERS)}')
     from vera_planner.compact import STEPS, CompactPlanner
