@@ -49,12 +49,20 @@ class SentenceEncoder:
         return self._cached(sentence).copy()
 
     @torch.inference_mode()
+    def tokens(self, sentence: str) -> NDArray[np.float32]:
+        """float32 [L, 384], the hidden states of the L <= 128 tokens, both markers included."""
+        return self._hidden(sentence)[0].numpy()
+
+    @torch.inference_mode()
     def _encode(self, sentence: str) -> NDArray[np.float32]:
-        batch = self._tokenizer(sentence, return_tensors='pt', truncation=True, max_length=128)
-        hidden = self._model(**batch).last_hidden_state[0]
-        mask = batch['attention_mask'][0, :, None]
+        hidden, mask = self._hidden(sentence)
         pooled = (hidden * mask).sum(0) / mask.sum()
         return torch.nn.functional.normalize(pooled, dim=0).numpy()
+
+    def _hidden(self, sentence: str) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = self._tokenizer(sentence, return_tensors='pt', truncation=True, max_length=128)
+        hidden = self._model(**batch).last_hidden_state[0]
+        return hidden, batch['attention_mask'][0, :, None]
 
 
 @functools.cache
