@@ -333,30 +333,41 @@ def train_idm(
 
 @train.command('planner')
 def train_planner(
-    embodiment: Embodiment,
+    embodiments: Annotated[
+        list[str], typer.Argument(help='one planner for all of these: finger, pusht')
+    ],
     out: Annotated[Path, typer.Option(help='folder for curve, state and checkpoint')] = Path(
         'runs/train_planner'
     ),
     data: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help='folder of videos (train/, held_out/); made where it is missing'),
-    ] = None,
-    clips: Annotated[int, typer.Option(help='clips of the expert to train on', min=1)] = 12000,
+        Path, typer.Option(help='parent of <embodiment>_videos_s<seed>/; made where missing')
+    ] = Path('data'),
+    clips: Annotated[int, typer.Option(help='clips of each expert to train on', min=1)] = 12000,
     network: Annotated[str, typer.Option(help='unet or transformer')] = 'unet',
     width: Annotated[int, typer.Option(help='channels of the network', min=8)] = 96,
     depth: Annotated[int, typer.Option(help='blocks per level or in all', min=1)] = 2,
     steps: Annotated[int, typer.Option(help='optimiser steps', min=1)] = 11500,
-    name: Annotated[str, typer.Option(help='of the checkpoint; empty: from the robot')] = '',
+    rate: Annotated[float, typer.Option(help='highest learning rate', min=1e-7)] = 6e-4,
+    drop_history: Annotated[
+        float, typer.Option(help='share of windows that see the anchor alone', min=0, max=1)
+    ] = 0.7,
+    shares: Annotated[
+        str, typer.Option(help='of the steps for each embodiment, e.g. 1,2; empty: equal')
+    ] = '',
+    init: Annotated[
+        str, typer.Option(help='checkpoint to begin from, name or path; empty: from the seed')
+    ] = '',
+    name: Annotated[str, typer.Option(help='of the checkpoint; empty: from the robots')] = '',
     seed: Seed = 0,
     threads: Annotated[int, typer.Option(help='CPU threads', min=1)] = 1,
     resume: Annotated[bool, typer.Option('--resume', help='go on where it stopped')] = False,
     as_json: Json = False,
 ) -> None:
-    """Train the compact video planner from videos of the scripted expert (no actions)."""
+    """Train the compact video planner from videos of the scripted experts (no actions)."""
     from vera_bringup.commands.training import planner as run
 
     run(
-        embodiment,
+        embodiments,
         as_json,
         out=out,
         data=data,
@@ -365,6 +376,10 @@ def train_planner(
         width=width,
         depth=depth,
         steps=steps,
+        rate=rate,
+        drop_history=drop_history,
+        shares=shares,
+        init=init,
         name=name,
         seed=seed,
         threads=threads,

@@ -56,6 +56,13 @@ def write_expert_videos(contract: Contract, folder: Path, clips: int, seed: int)
     """
     if contract.sim is None:
         raise ValueError(f'embodiment {contract.embodiment!r} has no simulated environment')
+    if contract.sim.environment == 'pusht':
+        from vera_bringup.pusht_videos import write_pusht_videos
+
+        write_pusht_videos(contract, folder, clips, seed)
+        return
+    if contract.sim.environment != 'finger':
+        raise ValueError(f'there is no scripted expert of {contract.sim.environment!r} to film')
     recipe = {'expert': contract.sim.environment, 'options': contract.sim.options, 'seed': seed}
     writer = ClipWriter(folder, contract.visual_fields(), recipe)
     env = make_environment(

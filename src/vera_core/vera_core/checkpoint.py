@@ -40,7 +40,8 @@ class CheckpointInfo:
         kind: 'planner' or 'idm'.
         sha256: of that file, 64 hex digits.
         config: what builds the model.
-        contract: the contract's fields it was trained for.
+        contract: the contract's fields it was trained for, or {'any_of': [fields, ...]} where it
+            serves several embodiments.
         training: command, seed, steps, data, licence, metrics.
     """
 
@@ -157,16 +158,21 @@ def check_contract(info: CheckpointInfo, fields: Mapping[str, Any]) -> None:
         CheckpointError: names every field that differs, e.g. 'canvas.width: checkpoint 64,
             contract 128'.
     """
-    theirs, ours = _flatten(info.contract), _flatten(json.loads(json.dumps(fields)))
-    differences = [
-        f'{key}: checkpoint {_show(theirs, key)}, contract {_show(ours, key)}'
-        for key in sorted({*theirs, *ours})
-        if key not in theirs or key not in ours or theirs[key] != ours[key]
-    ]
+    trained_for = info.contract.get('any_of', [info.contract])
+    differences = min((_differences(each, fields) for each in trained_for), key=len)
     if differences:
         raise CheckpointError(
             f'{info.path.name} was trained for another contract: {"; ".join(differences)}'
         )
+
+
+def _differences(theirs: Mapping[str, Any], fields: Mapping[str, Any]) -> list[str]:
+    a, b = _flatten(theirs), _flatten(json.loads(json.dumps(fields)))
+    return [
+        f'{key}: checkpoint {_show(a, key)}, contract {_show(b, key)}'
+        for key in sorted({*a, *b})
+        if key not in a or key not in b or a[key] != b[key]
+    ]
 
 
 def _flatten(value: Any, key: str = '') -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """Clips on disk, the loss, and a training that learns, stops and resumes exactly."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from vera_core.checkpoint import CheckpointError, check_contract
 from vera_planner.clips import ClipDataset, ClipsError, ClipWriter
+from vera_planner.compact import CompactPlanner
 from vera_planner.network import NetworkConfig
 from vera_planner.training import TrainConfig, Trainer, main_train, psnr, video_loss
 
@@ -35,8 +38,8 @@ def clips(tmp_path_factory):
 
 def config(clips: Path, out: Path, **options) -> TrainConfig:
     return TrainConfig(
-        data=clips,
-        held_out=clips,
+        data=(clips,),
+        held_out=(clips,),
         out=out,
         name='tiny',
         network=TINY,
@@ -115,3 +118,52 @@ def test_a_run_cut_in_two_equals_a_run_in_one(clips, tmp_path):
     assert second.step == 8
     for a, b in zip(whole.network.parameters(), second.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def folder_of(kind: str, size: int, folder: Path) -> Path:
+    """Clips of a canvas of `size`: a dot that goes down."""
+    writer = ClipWriter(folder, {'canvas': size}, {'expert': kind})
+    frames = np.zeros((4, 10, size, size, 3), np.uint8)
+    for k in range(10):
+        frames[:, k, 4 + k : 8 + k, 4:8] = 255
+    index = np.tile(np.array([10, 0, writer.group([f'go down, {kind}'])], np.int32), (4, 1))
+    index[1::2, 2] = writer.group([f'stay, {kind}'])
+    writer.write(frames, index)
+    return folder
+
+
+def test_one_planner_of_two_embodiments_with_canvases_of_their_own(tmp_path):
+    small = folder_of('small', 32, tmp_path / 'a')
+    large = folder_of('large', 48, tmp_path / 'b')
+    settings = config(small, tmp_path / 'out', steps=4, validate_every=4)
+    both = replace(settings, data=(small, large), held_out=(small, large), shares=(1.0, 3.0))
+    info = main_train(both, 'vera train planner small large')
+    assert info.contract == {'any_of': [{'canvas': 32}, {'canvas': 48}]}
+    check_contract(info, {'canvas': 48})
+    with pytest.raises(CheckpointError, match='canvas: checkpoint 32, contract 64'):
+        check_contract(info, {'canvas': 64})
+    assert {'small_psnr1_right', 'large_psnr1_right'} <= info.training['metrics'].keys()
+    planner = CompactPlanner.load(info, 0.1, (48, 48), threads=1)
+    frame = np.zeros((1, 48, 48, 3), np.uint8)
+    assert planner.plan(frame, 'go down').frames.shape == (4, 48, 48, 3)
+    further = Trainer(replace(both, init=info.path, out=tmp_path / 'further'))
+    for mean, shipped in zip(
+        further.network.parameters(), planner.network.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mean, shipped, rtol=0, atol=0)
+    assert further.export('vera train planner').training['began_from']['sha256'] == info.sha256
+
+
+def test_folders_and_shares_must_fit(clips, tmp_path):
+    with pytest.raises(ValueError, match='2 shares for 1 folders'):
+        config(clips, tmp_path, shares=(1.0, 2.0))
+    with pytest.raises(ValueError, match='must be positive'):
+        config(clips, tmp_path, shares=(0.0,))
+
+
+def test_little_motion_counts_as_much_as_the_rest():
+    anchor = torch.zeros(1, 3, 64, 64)
+    target = torch.zeros(1, 1, 3, 64, 64)
+    target[..., 10:12, 10:12] = 1  # 16 of 4096 pixels with their neighbours
+    missed = video_loss(anchor[:, None], target, anchor, moving=8)
+    assert float(missed) > 0.03  # 8 times as much alone would make it 0.007

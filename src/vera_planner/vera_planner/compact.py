@@ -11,10 +11,11 @@ import torch
 from vera_core.checkpoint import CheckpointInfo
 from vera_core.seams import Image, Plan
 from vera_planner.diffusion import sample
-from vera_planner.network import NetworkConfig, VideoNetwork, build
+from vera_planner.network import NetworkConfig, VideoNetwork, build, check_canvas
 from vera_planner.text import shared_encoder
 
 STEPS = 4
+PENDING_LEVEL = 0.2  # noise level of frames that were only imagined; training goes to 0.25
 
 
 class PlannerError(ValueError):
@@ -42,7 +43,8 @@ class CompactPlanner:
 
     Args:
         network: the trained network, in evaluation mode.
-        frame_period: seconds between frames, from the checkpoint's contract.
+        frame_period: seconds between frames.
+        canvas: height and width of the frames, multiples of 16 px; the network's own if None.
         checkpoint_hash: first 16 hex digits of the weights' SHA-256.
         steps: sampling steps; more steps cost time in proportion.
     """
@@ -55,9 +57,12 @@ class CompactPlanner:
         frame_period: float,
         checkpoint_hash: str = '',
         steps: int = STEPS,
+        canvas: tuple[int, int] | None = None,
     ) -> None:
         if steps < 1:
             raise PlannerError(f'{steps} sampling steps; at least 1 is needed')
+        self.canvas = canvas or (network.config.height, network.config.canvas_width)
+        check_canvas(*self.canvas)
         self.network = network.eval().requires_grad_(False)
         self.frame_period = frame_period
         self.checkpoint_hash = checkpoint_hash
@@ -66,12 +71,19 @@ class CompactPlanner:
 
     @classmethod
     def load(
-        cls, info: CheckpointInfo, threads: int | None = None, steps: int = STEPS
+        cls,
+        info: CheckpointInfo,
+        frame_period: float,
+        canvas: tuple[int, int],
+        threads: int | None = None,
+        steps: int = STEPS,
     ) -> CompactPlanner:
         """Build the network that the checkpoint describes and load its weights.
 
         Args:
             info: a planner's checkpoint.
+            frame_period: the contract's, s.
+            canvas: the contract's height and width; one network serves several.
             threads: CPU threads of this process's torch; `default_threads` if None.
             steps: sampling steps.
         """
@@ -80,22 +92,38 @@ class CompactPlanner:
         network.load_state_dict(
             {name: torch.from_numpy(array).float() for name, array in info.tensors().items()}
         )
-        return cls(network, float(info.contract['frame_period']), info.short_hash, steps)
+        return cls(network, frame_period, info.short_hash, steps, canvas)
 
-    def plan(self, context: Image, prompt: str, *, seed: int = 0, warm_start: Any = None) -> Plan:
+    def plan(
+        self,
+        context: Image,
+        prompt: str,
+        *,
+        seed: int = 0,
+        warm_start: Any = None,
+        pending: Image | None = None,
+    ) -> Plan:
         """Imagine what follows `context`, uint8 [T, H, W, 3]; the newest T <= N frames count.
 
+        `pending` frames, uint8 [P, H, W, 3], count with the context and are slightly noised: they
+        were only imagined. The last one is not: the plan is painted from it.
+
         Raises:
-            PlannerError: no frame, or frames of another size than the network's canvas.
+            PlannerError: no frame, or frames of another size than the canvas.
         """
         c = self.network.config
-        expected = (c.height, c.canvas_width, 3)
+        expected = (*self.canvas, 3)
         if context.ndim != 4 or len(context) == 0 or context.shape[1:] != expected:
             raise PlannerError(
                 f'context has shape {context.shape}; expected [T >= 1, '
-                f"{c.height}, {c.canvas_width}, 3]: check the contract's canvas"
+                f"{self.canvas[0]}, {self.canvas[1]}, 3]: check the contract's canvas"
             )
-        context = context[-c.context :]
+        doubt = np.zeros(len(context), np.float32)
+        if pending is not None:
+            context = np.concatenate([context, pending])
+            doubt = np.append(doubt, np.full(len(pending), PENDING_LEVEL, np.float32))
+            doubt[-1] = 0
+        context, doubt = context[-c.context :], doubt[-c.context :]
         text = torch.from_numpy(self._encoder(prompt))[None]
         future = sample(
             self.network,
@@ -105,5 +133,6 @@ class CompactPlanner:
             look_ahead=c.look_ahead,
             steps=self.steps,
             generator=torch.Generator().manual_seed(seed),
+            context_levels=torch.from_numpy(doubt),
         )
         return Plan(frames=to_frames(future[0]), frame_period=self.frame_period)

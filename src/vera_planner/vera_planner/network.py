@@ -22,7 +22,11 @@ STEM = 4  # canvas pixels per cell of the coarse grid
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Shape of a compact planner; `kind` is 'unet' or 'transformer'."""
+    """Shape of a compact planner; `kind` is 'unet' or 'transformer'.
+
+    The canvas is the one that it was trained on first; as a convolutional network it takes any
+    other whose sides are multiples of 16 px.
+    """
 
     kind: str = 'unet'
     width: int = 96
@@ -41,6 +45,17 @@ def build(config: NetworkConfig) -> VideoNetwork:
     """The network, laid out in memory as convolutions on a CPU like it."""
     network = VideoNetwork(config)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def check_canvas(height: int, width: int) -> None:
+    """Refuse a canvas [px] that the coarsest cells do not divide.
+
+    Raises:
+        ValueError: names the canvas and what would fit.
+    """
+    cell = 4 * STEM
+    if height < cell or width < cell or height % cell or width % cell:
+        raise ValueError(f'canvas {height}x{width}: both must be multiples of {cell}')
 
 
 def level_features(levels: Tensor, dim: int = 16) -> Tensor:
@@ -178,11 +193,7 @@ class VideoNetwork(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        if config.height % (4 * STEM) or config.canvas_width % (4 * STEM):
-            raise ValueError(
-                f'canvas {config.height}x{config.canvas_width}: both must be multiples of '
-                f'{4 * STEM}'
-            )
+        check_canvas(config.height, config.canvas_width)
         self.config = config
         frames = config.context + config.look_ahead
         # Sentences of one task differ little; standardised over the training captions they do.

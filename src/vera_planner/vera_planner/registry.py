@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vera_core.checkpoint import check_contract, find_checkpoint
+from vera_core.checkpoint import CheckpointInfo, check_contract, find_checkpoint
 from vera_core.contract import CheckpointRef, Contract
 from vera_core.contract_files import checkpoint_folders
 from vera_core.seams import VideoPlanner
@@ -59,9 +59,24 @@ def make_planner(
             f'embodiment {contract.embodiment!r} names no planner checkpoint; '
             'set defaults.planner_checkpoint in its contract'
         )
-    # A path says where it is; a name is looked for in the user's folders, then with those shipped.
-    is_path = isinstance(ref, str) and Path(ref).name != ref
-    folders = None if is_path else [*checkpoint_folders(), SHIPPED]
-    info = find_checkpoint(ref, folders, kind='planner')
+    info = planner_checkpoint(ref)
     check_contract(info, contract.visual_fields())
-    return CompactPlanner.load(info, threads=threads, steps=STEPS if steps is None else steps)
+    return CompactPlanner.load(
+        info,
+        contract.video.frame_period,
+        (contract.canvas.height, contract.canvas.width),
+        threads=threads,
+        steps=STEPS if steps is None else steps,
+    )
+
+
+def planner_checkpoint(ref: CheckpointRef | str) -> CheckpointInfo:
+    """The planner's checkpoint `ref`, a name or a path.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    # A path says where it is; a name is looked for in the user's folders, then with those shipped.
+    is_path = isinstance(ref, str) and (ref.endswith('.safetensors') or Path(ref).name != ref)
+    folders = None if is_path else [*checkpoint_folders(), SHIPPED]
+    return find_checkpoint(ref, folders, kind='planner')

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  torch's own convention
 from tqdm import tqdm
 
-from vera_core.checkpoint import CheckpointInfo, write_checkpoint
+from vera_core.checkpoint import CheckpointInfo, find_checkpoint, write_checkpoint
 from vera_planner.clips import ClipDataset
 from vera_planner.compact import to_signal
 from vera_planner.diffusion import NoiseConfig, noised, sample, training_levels
@@ -31,15 +31,19 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-        data: folder of training clips; held_out: folder of validation clips.
+        data: folders of training clips, one for each embodiment; held_out: of validation clips.
         out: folder for state, curve and checkpoint.
+        shares: of the steps for each folder; equal if empty. All windows of a step are of one
+            folder, so canvases of different sizes need no padding.
         steps: optimiser steps of `batch` windows each.
         moving: extra weight of pixels that change between the anchor and the target frame.
+        init: checkpoint whose weights training starts from; None: from the seed.
     """
 
-    data: Path
-    held_out: Path
+    data: tuple[Path, ...]
+    held_out: tuple[Path, ...]
     out: Path
+    shares: tuple[float, ...] = ()
     name: str = 'compact_finger'
     steps: int = 16000
     batch: int = 16
@@ -51,8 +55,21 @@ class TrainConfig:
     threads: int = 1
     bf16: bool = True
     validate_every: int = 250
+    init: Path | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+
+    def __post_init__(self) -> None:
+        if not self.data or len(self.data) != len(self.held_out):
+            raise ValueError('every folder of training clips needs one of held-out clips')
+        if self.shares and len(self.shares) != len(self.data):
+            raise ValueError(f'{len(self.shares)} shares for {len(self.data)} folders of clips')
+        if any(share <= 0 for share in self.shares):
+            raise ValueError(f'shares {self.shares}: each must be positive')
+
+
+# Where little moves, what moves still counts for about half: up to this extra weight.
+MOST_MOVING = 64.0
 
 
 def video_loss(predicted: Tensor, target: Tensor, anchor: Tensor, moving: float) -> Tensor:
@@ -60,7 +77,9 @@ def video_loss(predicted: Tensor, target: Tensor, anchor: Tensor, moving: float)
     change = (target - anchor[:, None]).abs().amax(2, keepdim=True) > 0.08
     b, m, _, h, w = change.shape
     near = F.max_pool2d(change.float().reshape(b * m, 1, h, w), 3, 1, 1).view(b, m, 1, h, w)
-    weight = 1 + moving * near
+    share = near.mean((1, 2, 3, 4), keepdim=True)
+    extra = (1 / share.clamp_min(1e-6)).clamp(min=moving, max=max(moving, MOST_MOVING))
+    weight = 1 + extra * near
     error = torch.sqrt((predicted - target) ** 2 + 1e-4) - 1e-2
     return (weight * error).mean((1, 2, 3, 4)) / weight.mean((1, 2, 3, 4))
 
@@ -72,13 +91,20 @@ class Trainer:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.config = config
-        self.clips = ClipDataset(config.data, config.network.context, config.network.look_ahead)
+        net = config.network
+        self.clips = [ClipDataset(folder, net.context, net.look_ahead) for folder in config.data]
+        shares = np.array(config.shares or [1.0] * len(self.clips))
+        self.shares = shares / shares.sum()
         self.encoder = shared_encoder()
-        captions = [s for group in self.clips.meta['groups'] for s in group]
-        self.network = build(config.network)
-        self.network.standardise_text(
-            torch.from_numpy(np.stack([self.encoder(s) for s in captions]))
-        )
+        self.network = build(net)
+        self.init: CheckpointInfo | None = None
+        if config.init is None:
+            captions = [s for clips in self.clips for g in clips.meta['groups'] for s in g]
+            self.network.standardise_text(
+                torch.from_numpy(np.stack([self.encoder(s) for s in captions]))
+            )
+        else:
+            self._begin_from(config.init)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01
@@ -89,6 +115,14 @@ class Trainer:
         self.cpu_seconds = 0.0
         self.curve: list[dict[str, float]] = []
 
+    def _begin_from(self, path: Path) -> None:
+        self.init = find_checkpoint(str(path), kind='planner')
+        weights = {k: torch.from_numpy(v).float() for k, v in self.init.tensors().items()}
+        try:
+            self.network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f'{path} is of another network: {error}') from error
+
     def learning_rate(self) -> float:
         """Linear warm-up, then half a cosine to 2%."""
         c = self.config
@@ -98,7 +132,8 @@ class Trainer:
     def train_step(self) -> float:
         """One optimiser step; its loss."""
         c, net = self.config, self.config.network
-        batch, history = self.clips.sample(self.rng, c.batch)
+        chosen = int(self.rng.choice(len(self.clips), p=self.shares)) if len(self.clips) > 1 else 0
+        batch, history = self.clips[chosen].sample(self.rng, c.batch)
         frames = to_signal(batch.frames)
         text = torch.from_numpy(np.stack([self.encoder(s) for s in batch.sentences]))
         levels = training_levels(
@@ -137,10 +172,13 @@ class Trainer:
                 row = {'step': self.step, 'loss': float(np.mean(recent))}
                 self.cpu_seconds = time.process_time() - started
                 row['cpu_seconds'] = self.cpu_seconds
-                row |= validate(self.average, Path(c.held_out), self.encoder)
+                for folder in c.held_out:
+                    scores = validate(self.average, folder, self.encoder)
+                    prefix = f'{_embodiment(folder)}_' if len(c.held_out) > 1 else ''
+                    row |= {prefix + k: v for k, v in scores.items()}
                 self.curve.append(row)
                 recent.clear()
-                bar.set_postfix({k: f'{v:.2f}' for k, v in row.items() if k.startswith('psnr')})
+                bar.set_postfix({k: f'{v:.2f}' for k, v in row.items() if 'psnr' in k})
                 self.save()
 
     def save(self) -> None:
@@ -183,25 +221,39 @@ class Trainer:
         tensors = {
             k: v.detach().to(torch.float16).numpy() for k, v in self.average.state_dict().items()
         }
-        plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(c).items()}
+        plain = json.loads(json.dumps(asdict(c), default=str))
+        recipes = [clips.meta['recipe'] | {'clips': len(clips)} for clips in self.clips]
+        contracts = [clips.meta['contract'] for clips in self.clips]
         training = {
             'command': command,
             'seed': c.seed,
             'steps': self.step,
             'cpu_seconds': self.cpu_seconds,
-            'data': self.clips.meta['recipe'] | {'clips': len(self.clips)},
+            'data': recipes[0] if len(recipes) == 1 else recipes,
             'licence': LICENCE,
             'options': {k: v for k, v in plain.items() if k not in ('data', 'held_out', 'out')},
             'metrics': self.curve[-1] if self.curve else {},
         }
+        if self.init is not None:
+            training['began_from'] = {
+                'name': self.init.name,
+                'sha256': self.init.sha256,
+                'training': self.init.training,
+            }
         return write_checkpoint(
             Path(c.out) / f'{c.name}.safetensors',
             tensors,
             kind='planner',
             config=c.network.to_dict(),
-            contract=self.clips.meta['contract'],
+            contract=contracts[0] if len(contracts) == 1 else {'any_of': contracts},
             training=training,
         )
+
+
+def _embodiment(folder: Path) -> str:
+    """Of a folder of clips: the environment that they were made in."""
+    meta = json.loads((folder / 'clips.json').read_text(encoding='utf-8'))
+    return str(meta['recipe'].get('expert', folder.name))
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -210,7 +262,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def validate(
-    network: VideoNetwork, held_out: Path, encoder: Any, windows: int = 96, steps: int = 4
+    network: VideoNetwork, held_out: Path, encoder: Any, windows: int = 64, steps: int = 4
 ) -> dict[str, float]:
     """PSNR [dB] of held-out futures at episode start, with the right and with a wrong sentence."""
     c = network.config
@@ -277,7 +329,7 @@ def plot_curve(curve: list[dict[str, float]], file: Path) -> None:
     steps = [row['step'] for row in curve]
     left.plot(steps, [row['loss'] for row in curve])
     left.set(xlabel='step', ylabel='training loss', yscale='log')
-    for key in sorted(k for k in curve[0] if k.startswith('psnr')) if curve else []:
+    for key in sorted(k for k in curve[0] if 'psnr' in k) if curve else []:
         style = '-' if key.endswith('right') else '--'
         right.plot(steps, [row[key] for row in curve], style, label=_curve_label(key))
     right.set(xlabel='step', ylabel='PSNR at episode start [dB]')
@@ -287,5 +339,6 @@ def plot_curve(curve: list[dict[str, float]], file: Path) -> None:
 
 
 def _curve_label(key: str) -> str:
-    frame, asked = key.removeprefix('psnr').split('_')
-    return f'frame {frame}, asked {asked}ly'
+    whose, _, what = key.rpartition('psnr')
+    frame, asked = what.split('_')
+    return f'{whose.replace("_", ": ")}frame {frame}, asked {asked}ly'

@@ -12,7 +12,7 @@ from typing import Any
 
 from vera_bringup.exits import CommandError
 
-HELD_OUT_CLIPS = 500
+HELD_OUT_CLIPS = 250
 # Held-out scenes come from seeds of their own, whatever the training's seed is.
 HELD_OUT_SEED = 1_000_003
 
@@ -34,52 +34,65 @@ def idm(embodiment: str, as_json: bool, settings: list[str], **options: Any) -> 
 
 
 def planner(
-    embodiment: str,
+    embodiments: list[str],
     as_json: bool,
     *,
     out: Path,
-    data: Path | None,
+    data: Path,
     clips: int,
     kind: str,
     width: int,
     depth: int,
     steps: int,
+    rate: float,
+    drop_history: float,
+    shares: str,
+    init: str,
     name: str,
     seed: int,
     threads: int,
     resume: bool,
 ) -> None:
-    """Train the compact planner of `embodiment`."""
+    """Train one compact planner for all `embodiments`."""
     from vera_bringup.expert_videos import write_expert_videos
     from vera_core.contract import load_contract
 
     _show_progress()
     try:
-        contract = load_contract(embodiment)
-        folder = data or Path('data') / f'{contract.embodiment}_videos_s{seed}'
-        write_expert_videos(contract, folder / 'train', clips, seed)
-        write_expert_videos(contract, folder / 'held_out', HELD_OUT_CLIPS, seed + HELD_OUT_SEED)
+        contracts = [load_contract(embodiment) for embodiment in embodiments]
+        parts = [float(part) for part in shares.split(',') if part]
+        folders = [data / f'{c.embodiment}_videos_s{seed}' for c in contracts]
+        for contract, folder in zip(contracts, folders, strict=True):
+            write_expert_videos(contract, folder / 'train', clips, seed)
+            write_expert_videos(contract, folder / 'held_out', HELD_OUT_CLIPS, seed + HELD_OUT_SEED)
+        from vera_planner.diffusion import NoiseConfig
         from vera_planner.network import NetworkConfig
+        from vera_planner.registry import planner_checkpoint
         from vera_planner.training import TrainConfig, main_train
 
+        first = contracts[0]
         network = NetworkConfig(
             kind=kind,
             width=width,
             depth=depth,
-            context=contract.video.context,
-            look_ahead=contract.video.look_ahead,
-            height=contract.canvas.height,
-            canvas_width=contract.canvas.width,
+            context=first.video.context,
+            look_ahead=first.video.look_ahead,
+            height=first.canvas.height,
+            canvas_width=first.canvas.width,
         )
         config = TrainConfig(
-            data=folder / 'train',
-            held_out=folder / 'held_out',
+            data=tuple(folder / 'train' for folder in folders),
+            held_out=tuple(folder / 'held_out' for folder in folders),
             out=out,
-            name=name or f'compact_{contract.embodiment}',
+            shares=tuple(parts),
+            name=name or '_'.join(['compact', *(c.embodiment for c in contracts)]),
             steps=steps,
+            lr=rate,
             seed=seed,
             threads=threads,
+            init=planner_checkpoint(init).path if init else None,
             network=network,
+            noise=NoiseConfig(drop_history=drop_history),
         )
         info = main_train(config, _command(), resume=resume)
     except (ValueError, OSError) as error:
