@@ -24,12 +24,14 @@ app = typer.Typer(
 train = typer.Typer(help='Train the networks of one embodiment.', no_args_is_help=True)
 bench = typer.Typer(help='Measure this machine, and the planner on it.', no_args_is_help=True)
 study = typer.Typer(help="The paper's studies, redone.", no_args_is_help=True)
+serve = typer.Typer(help='Serve an organ to other machines.', no_args_is_help=True)
 models = typer.Typer(
     help='The checkpoints that are shipped or found, with hash, size, training and licence.',
     invoke_without_command=True,
 )
 app.add_typer(train, name='train')
 app.add_typer(bench, name='bench')
+app.add_typer(serve, name='serve')
 app.add_typer(models, name='models')
 app.add_typer(study, name='study')
 
@@ -561,6 +563,37 @@ def study_pusht(
     run(
         out, models, seeds, transitions, steps, episodes, seed, loop, checkpoint, execute, quick,
         threads, as_json,
+    )
+
+
+@serve.command('planner')
+def serve_planner(
+    embodiment: Annotated[
+        str, typer.Option(help='whose plans: a name or a contract file')
+    ] = 'finger',
+    planner: Annotated[str, typer.Option(help="e.g. compact or wan; empty: the contract's")] = '',
+    checkpoint: Annotated[str, typer.Option(help="name or path; empty: the contract's")] = '',
+    host: Annotated[str, typer.Option(help='address to listen on')] = '127.0.0.1',
+    port: Annotated[int, typer.Option(help='0: a free one', min=0, max=65535)] = 8000,
+    token_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='its first line is the token that clients must show'),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option('--insecure', help='other machines may connect without a token')
+    ] = False,
+    steps: Annotated[int, typer.Option(help="sampling; 0: the planner's choice", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help='CPU threads; 0: all cores but one', min=0)] = 0,
+) -> None:
+    """Make plans for the planner node (`--planner remote`) of another machine; needs no ROS here.
+
+    See docs/how-to/remote-planner.md.
+    """
+    from vera_bringup.commands.serve import planner as run
+
+    run(
+        embodiment, planner, checkpoint, host, port, token_file, insecure,
+        steps=steps or None, threads=threads or None,
     )
 
 

@@ -55,8 +55,10 @@ class NodeSpec:
 # What --help and `ros2 launch -s` say about each field of GraphOptions.
 DESCRIPTIONS = {
     'namespace': 'namespace of all nodes; two robots, two namespaces',
-    'planner': "video planner, compact or oracle; empty: the contract's",
-    'planner_checkpoint': "planner checkpoint, name or path; empty: the contract's",
+    'planner': "video planner: compact, remote or oracle; empty: the contract's",
+    'planner_checkpoint': (
+        "planner checkpoint, name or path; of a remote planner its URL; empty: the contract's"
+    ),
     'translator': "translator, e.g. jacobian; empty: the contract's",
     'translator_checkpoint': "translator checkpoint, name or path; empty: the contract's",
     'mode': 'how the translator solves: stacked, or paper for plain Eq. 6',
