@@ -135,19 +135,19 @@ class _Episode:
             raise LoopError(f'the controller does not start: {why}')
         goal, _ = self.goals.begin(self.prompt)
         self.controller.on_goal(self.goal_id, True)
-        while world.stamp < end and not world.truth().dwelled:
+        while world.stamp < end and not world.over:
             if not self._plan_if_due():
                 break
             self._tick()
         goal = self.goals.goal
-        dwelled = world.truth().dwelled
         return EpisodeResult(
             index=self.index,
             seed=world.seed,
             prompt=self.prompt,
             target=self.target,
-            outcome=outcome(dwelled, self.target, goal),
-            progress=1.0 if dwelled == self.target else world.env.progress(self.target, start),  # type: ignore[attr-defined]
+            outcome=outcome(world.reached, self.target, goal),
+            progress=world.progress(self.target, start),
+            coverage=world.best_coverage,
             duration=ns_to_seconds(world.stamp - begin),
             replan_ms=tuple(self.replan_ms),
             chunks=tuple((stamp - begin, values) for stamp, values in self.chunks),
@@ -240,11 +240,11 @@ class _Episode:
             self.chunks.append((anchor, chunk.values))
 
 
-def outcome(dwelled: str, target: str, goal: Goal) -> str:
+def outcome(reached: str, target: str, goal: Goal) -> str:
     """What became of an episode, by ground truth; the goal's own word only explains failures."""
-    if dwelled == target:
+    if reached == target:
         return REACHED
-    if dwelled:
+    if reached:
         return WRONG
     if goal.state is GoalState.SUCCEEDED:
         return RESTED

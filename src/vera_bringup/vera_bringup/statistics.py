@@ -28,7 +28,8 @@ class EpisodeResult:
         index: of the episode; seed: of its scene.
         prompt: the goal in words; target: the object it means.
         outcome: REACHED or why not.
-        progress: share of the way to the object, 0..1, at the end.
+        progress: share of the way to the object, 0..1, at the end; see SimWorld.progress.
+        coverage: largest share of the goal that was covered; NaN where none is to be covered.
         duration: simulated seconds.
         replan_ms: what each plan took, from the context to the frames.
         chunks: (anchor [ns since the start], values float64 [K, n]) of each action chunk.
@@ -43,6 +44,7 @@ class EpisodeResult:
     progress: float
     duration: float
     replan_ms: tuple[float, ...] = ()
+    coverage: float = float('nan')
     chunks: tuple[tuple[int, NDArray[np.float64]], ...] = field(default=(), repr=False)
     commands: NDArray[np.float64] | None = field(default=None, repr=False)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ Float = NDArray[np.float64]
 
 EPISODE_GRID_NS = 10 * NS_PER_S  # lock-step episodes begin on whole multiples of this
 HISTORY_S = 20.0  # how long simulated states are kept for `expert_future`
+# Of a goal that is to be covered: where an evaluated episode ends (gym-pusht), and where its
+# progress counts as 1 (VERA's reward).
+FULL_COVERAGE, REWARD_COVERAGE = 0.95, 0.82
 
 
 class WorldError(ValueError):
@@ -31,7 +34,12 @@ class WorldError(ValueError):
 
 
 class SimEnvironment(Environment, Protocol):
-    """What the world asks of an environment beyond the seam: ground truth and an expert."""
+    """What the world asks of an environment beyond the seam: ground truth and an expert.
+
+    One in which more than the joints moves also has `scene()`, all that moves, which its
+    `expert_rollout` takes as `scene`. One whose goal is to be covered has `coverage()`, the share
+    that is covered, and `success_coverage`, the share that is asked for.
+    """
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -55,6 +63,9 @@ class SimEnvironment(Environment, Protocol):
     def expert_rollout(self, target: str, frames: int, q: Float | None = None) -> list[Image]:
         """The expert's next `frames` camera images, starting from `q`."""
 
+    def progress(self, target: str, start: float) -> float:
+        """Share of the way from a start distance [px of the canvas] to the object, 0..1."""
+
 
 @dataclass(frozen=True)
 class GroundTruth:
@@ -64,6 +75,8 @@ class GroundTruth:
         stamp: simulated time, ns. seed: of the episode.
         objects: names; distances: float64 [px of the canvas]; inside: bool, one for each object.
         dwelled: the first object in which the tip stayed for the dwell time; '' if none.
+        coverage: share of the goal that is covered, 0..1; NaN where no goal is to be covered.
+        best_coverage: the largest of the episode, sampled each `video.frame_period`.
     """
 
     stamp: int
@@ -72,6 +85,8 @@ class GroundTruth:
     distances: Float
     inside: NDArray[np.bool_]
     dwelled: str
+    coverage: float = float('nan')
+    best_coverage: float = float('nan')
 
 
 class SimWorld:
@@ -103,7 +118,12 @@ class SimWorld:
         # Arrays here follow the contract; the environment may order its joints differently.
         self._to_env = [contract.joint_names.index(name) for name in env.joint_names]
         self._to_contract = [env.joint_names.index(name) for name in contract.joint_names]
-        self._ring: deque[tuple[int, Float]] = deque(maxlen=int(HISTORY_S * contract.control.rate))
+        self._scene = getattr(env, 'scene', lambda: None)
+        self._coverage = getattr(env, 'coverage', lambda: float('nan'))
+        self._success: float | None = getattr(env, 'success_coverage', None)
+        self._ring: deque[tuple[int, Float, Any]] = deque(
+            maxlen=int(HISTORY_S * contract.control.rate)
+        )
         self.reset(0, 0)
 
     def reset(self, seed: int, stamp: int) -> None:
@@ -114,6 +134,7 @@ class SimWorld:
         self._target = self.positions()
         self._judge = DwellJudge(self._dwell)
         self._dwelled = ''
+        self.best_coverage = float('nan')
         self._ring.clear()
         self._begin_grids()
         self._observe()
@@ -192,7 +213,38 @@ class SimWorld:
             distances=self.env.distances(),
             inside=self.env.inside(),
             dwelled=self._dwelled,
+            coverage=self._coverage(),
+            best_coverage=self.best_coverage,
         )
+
+    @property
+    def reached(self) -> str:
+        """The object that this episode has reached, '' if none yet.
+
+        The first one in which the tip stayed; where a goal is to be covered, the goal once as much
+        of it has been covered as is asked for, for however short.
+        """
+        if self._success is None:
+            return self._dwelled
+        return self.env.objects[0] if self.best_coverage >= self._success else ''
+
+    @property
+    def over(self) -> bool:
+        """Whether an evaluated episode has nothing more to show."""
+        if self._success is None:
+            return bool(self._dwelled)
+        return self.best_coverage >= max(FULL_COVERAGE, self._success)
+
+    def progress(self, target: str, start: float) -> float:
+        """How far the episode has come, 0..1.
+
+        Where a goal is to be covered: VERA's largest reward, clip(coverage / 0.82, 0, 1). Else 1
+        once the tip stayed in `target`, before that the share of the way there from the distance
+        `start` [px of the canvas].
+        """
+        if self._success is not None:
+            return covered_progress(self.best_coverage)
+        return 1.0 if self._dwelled == target else self.env.progress(target, start)
 
     def positions_at(self, stamp: int) -> Float:
         """The kept joint positions nearest to `stamp` [ns], by the contract's order.
@@ -200,6 +252,9 @@ class SimWorld:
         Raises:
             WorldError: no state within two control periods of it is kept.
         """
+        return self._kept(stamp)[1].copy()
+
+    def _kept(self, stamp: int) -> tuple[int, Float, Any]:
         nearest = min(self._ring, key=lambda kept: abs(kept[0] - stamp))
         if abs(nearest[0] - stamp) > 2 * self.contract.control.period_ns:
             first, last = self._ring[0][0], self._ring[-1][0]
@@ -207,7 +262,7 @@ class SimWorld:
                 f'no simulated state at {ns_to_seconds(stamp):.3f} s is kept; this episode has '
                 f'{ns_to_seconds(first):.3f} to {ns_to_seconds(last):.3f} s'
             )
-        return nearest[1].copy()
+        return nearest
 
     def expert_future(self, prompt: str, anchor: int, frames: int) -> Image:
         """Privileged: the canvases that the scripted expert would produce after `anchor`.
@@ -231,8 +286,9 @@ class SimWorld:
             raise WorldError(
                 f'the expert knows no goal {prompt!r}; objects of the scene: {objects}'
             )
-        q = self.positions_at(anchor)[self._to_env]
-        views = self.env.expert_rollout(target, frames, q=q)
+        _, positions, scene = self._kept(anchor)
+        begin = {'q': positions[self._to_env]} if scene is None else {'scene': scene}
+        views = self.env.expert_rollout(target, frames, **begin)
         name = self.contract.cameras[0].name
         return np.stack([canvas.tile({name: view}, self.contract) for view in views])
 
@@ -242,14 +298,21 @@ class SimWorld:
         self._judged = -1
 
     def _observe(self) -> None:
-        self._ring.append((self.stamp, self.positions()))
+        self._ring.append((self.stamp, self.positions(), self._scene()))
         frame = (self.stamp - self._origin) // self.contract.video.frame_period_ns
         if frame > self._judged:
             self._judged = frame
+            # NaN stays NaN, and before the first one anything is larger.
+            self.best_coverage = float(np.fmax(self.best_coverage, self._coverage()))
             found = self._judge.observe(
                 self.env.objects, self.env.inside(), self.env.tip()
             )
             self._dwelled = self._dwelled or found or ''
+
+
+def covered_progress(best_coverage: float) -> float:
+    """VERA's reward of the largest coverage of an episode, 0..1."""
+    return float(np.clip(best_coverage / REWARD_COVERAGE, 0, 1))
 
 
 def make_world(contract: Contract, dwell: int = 5) -> SimWorld:
@@ -271,4 +334,12 @@ def make_world(contract: Contract, dwell: int = 5) -> SimWorld:
     return SimWorld(contract, env, dwell)
 
 
-__all__ = ['GroundTruth', 'SimEnvironment', 'SimWorld', 'WorldError', 'make_world']
+__all__ = [
+    'FULL_COVERAGE',
+    'GroundTruth',
+    'SimEnvironment',
+    'SimWorld',
+    'WorldError',
+    'covered_progress',
+    'make_world',
+]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vera_sim import pusht_painter
 from vera_sim.language import Instruction
-from vera_sim.pusht_expert import PushTExpert, corner_error
+from vera_sim.pusht_expert import Push, PushTExpert, corner_error
 from vera_sim.pusht_painter import PushTPainter
 from vera_sim.pusht_physics import (
     OUTLINE,
@@ -65,6 +65,10 @@ HELD_OUT: tuple[str, ...] = (
 )
 
 
+_ARM = 60.0  # units of the table: distance of the block's ends from its middle
+_ASTRAY = 40.0  # units of the table: this far from what the expert foresaw it decides anew
+
+
 @dataclass(frozen=True)
 class PushTTransition:
     """One self-play transition: states before and after, action float64 [2] in metres."""
@@ -115,7 +119,7 @@ class PushTEnv:
     def reset(self, seed: int) -> None:
         """Start the episode of this seed, the uniform start that gym-pusht draws from it."""
         self.physics.reset(seed)
-        self.expert.reset()
+        self._forget()
 
     def step(self, target: Float, dt: float) -> None:
         """Advance by `dt` seconds with the set-point `target` [m] held constant."""
@@ -141,7 +145,7 @@ class PushTEnv:
     def set_scene(self, state: PushTState) -> None:
         """Put pusher and block there."""
         self.physics.set_state(state)
-        self.expert.reset()
+        self._forget()
 
     def scene(self) -> PushTState:
         """Where pusher and block are."""
@@ -189,19 +193,39 @@ class PushTEnv:
         return float(np.clip(1 - float(self.distances()[0]) / max(start, 1e-9), 0, 1))
 
     def expert_rollout(
-        self, target: str, frames: int, q: Float | None = None
+        self,
+        target: str,
+        frames: int,
+        q: Float | None = None,
+        scene: PushTState | None = None,
     ) -> list[NDArray[np.uint8]]:
-        """The expert's next `frames` camera images, 0.1 s apart, the pusher starting from `q` [m].
+        """The expert's next `frames` camera images, 0.1 s apart.
 
-        The block starts from where it is now.
+        Args:
+            target: there is one goal.
+            frames: how many.
+            q: where the pusher starts [m]; where `scene` says unless given.
+            scene: where everything starts; as it is now unless given.
         """
-        now = self.physics.state()
+        start = self.physics.state() if scene is None else scene
         if q is not None:
-            now = replace(now, pusher=np.asarray(q, np.float64) * UNITS_PER_METRE)
-        _, states, memory = self.expert.foresee(now, frames)
-        # What it began, it goes on with next time; the rest it tries again anyway.
-        self.expert.push = memory[0] if memory else None
+            start = replace(start, pusher=np.asarray(q, np.float64) * UNITS_PER_METRE)
+        # A push that was begun is gone on with, by whoever follows these frames however far.
+        self.expert.push = self._push_at(start)
+        _, states, memory = self.expert.foresee(start, frames)
+        self._foreseen = list(zip([start, *states], [self.expert.push, *memory], strict=True))
         return [self.render_scene(state) for state in states]
+
+    def _forget(self) -> None:
+        self.expert.reset()
+        self._foreseen: list[tuple[PushTState, Push | None]] = []
+
+    def _push_at(self, state: PushTState) -> Push | None:
+        """The push under way in the foreseen state nearest to `state`; None if none is near."""
+        away = [_difference(state, foreseen) for foreseen, _ in self._foreseen]
+        if not away or min(away) > _ASTRAY:
+            return None
+        return self._foreseen[int(np.argmin(away))][1]
 
     def self_play(self, rng: np.random.Generator, max_delta: float = 0.024) -> PushTTransition:
         """A random transition: half of them begin at the block, and most of these push it.
@@ -236,6 +260,13 @@ class PushTEnv:
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Exact flow, float32 [S, S, 2] px, and what stays visible, bool [S, S]."""
         return pusht_painter.analytic_flow(before, after, size)
+
+
+def _difference(a: PushTState, b: PushTState) -> float:
+    """How far pusher and block are apart in two states, units of the table."""
+    shift, turn = a.block[:2] - b.block[:2], a.block[2] - b.block[2]
+    pusher = float(np.linalg.norm(a.pusher - b.pusher))
+    return pusher + float(np.linalg.norm(shift)) + _ARM * abs(float(turn))
 
 
 def _beside(rng: np.random.Generator, block: Float) -> Float:
