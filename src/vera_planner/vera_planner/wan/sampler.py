@@ -67,7 +67,7 @@ def make_scheduler(steps: int, shift: float) -> Any:
         raise SamplingError(f'{steps} sampling steps; at least 1 is needed')
     if not shift > 0:
         raise SamplingError(f'shift {shift}; it must be positive')
-    scheduler = UniPCMultistepScheduler(
+    scheduler: Any = UniPCMultistepScheduler(
         prediction_type='flow_prediction',
         use_flow_sigmas=True,
         num_train_timesteps=FLOW_STEPS,
@@ -183,27 +183,29 @@ def sample_future(
         pasts = {'h': noise(b, c, n, h, w)} if 'h' in names else {}
         latents = [torch.cat([pasts.get(name, context), future], dim=2) for name in names]
         levels = [torch.cat([no_past if name == 'h' else past, now], dim=1) for name in names]
-        # One length: a branch of fewer words is padded with zeros, as the model would.
-        longest = max(words[name].shape[1] for name in names)
-        said = [_padded(words[name], longest) for name in names]
-        seen = None if image is None else image.expand(b, -1, -1).repeat(len(names), 1, 1)
         cached = hooks.branch(''.join(names)) if hooks is not None else nullcontext()
         with cached:
-            v = denoiser(torch.cat(latents), torch.cat(levels), torch.cat(said), seen)
+            v = denoiser(torch.cat(latents), torch.cat(levels), *said[''.join(names)])
         return v[:, :, n:].float()
 
     if hooks is not None:
         hooks.begin(start, steps)
     names = list(words)
+    # Words and picture of each forward pass: the same tensors at every step.
+    said = {
+        ''.join(group): (
+            _joined([words[name] for name in group]),
+            None if image is None else image.expand(b, -1, -1).repeat(len(group), 1, 1),
+        )
+        for group in ([names] if batched else [[name] for name in names])
+    }
     for i, t in enumerate(scheduler.timesteps[start:], start=start):
         time = float(t) / FLOW_STEPS
         if batched:
             velocities = list(predict(names, time).chunk(len(names)))
         else:
             velocities = [predict([name], time) for name in names]
-        velocity = sum(
-            weights[name] * v for name, v in zip(names, velocities, strict=True)
-        )
+        velocity = sum(weights[name] * v for name, v in zip(names, velocities, strict=True))
         future = scheduler.step(velocity, t, future, return_dict=False)[0]
         if on_step is not None:
             on_step(i)
@@ -212,8 +214,11 @@ def sample_future(
     return future
 
 
-def _padded(text: Tensor, length: int) -> Tensor:
-    return torch.nn.functional.pad(text, (0, 0, 0, length - text.shape[1]))
+def _joined(texts: list[Tensor]) -> Tensor:
+    """Along the batch; fewer words are padded with zeros, as the model would."""
+    longest = max(text.shape[1] for text in texts)
+    pad = torch.nn.functional.pad
+    return torch.cat([pad(text, (0, 0, 0, longest - text.shape[1])) for text in texts])
 
 
 __all__ = [
