@@ -17,6 +17,8 @@ TEXT_LENGTH_WITH_IMAGE = 512
 _VAES: dict[str, tuple[int, tuple[int, int, int], int, int, int]] = {
     'wan2.1': (16, (4, 8, 8), 1, 96, 96),
     'wan2.2': (48, (4, 16, 16), 2, 160, 256),
+    # No autoencoder: 4 x 4 pixels are the 48 channels of a latent, and each frame is one.
+    'pixels': (48, (1, 4, 4), 1, 0, 0),
 }
 
 
@@ -39,11 +41,14 @@ class WanLayout:
         freq_dim: channels of the sinusoids of the noise level.
         image_dim: channels of a CLIP token; None where the model has no image branch.
         patch: latent frames, rows and columns of a token.
-        vae: 'wan2.1' (16 channels, stride 4 x 8 x 8) or 'wan2.2' (48 channels, stride 4 x 16 x 16).
+        vae: 'wan2.1' (16 channels, stride 4 x 8 x 8), 'wan2.2' (48 channels, stride 4 x 16 x 16)
+            or 'pixels' (48 channels, stride 1 x 4 x 4; see vera_planner.wan.pixels).
         vae_width: channels of the autoencoder's first level; None for the published width.
         text: text encoder, 'umt5' or 'minilm'.
         family: 'wan' or 'skyreels' (trained with diffusion forcing; its own class in diffusers).
         sample_info: SkyReels' embedding of the frame rate is there.
+        predicts: what the transformer puts out: 'velocity', as all published ones, or 'clean'
+            latents, which the denoiser turns into a velocity.
         licence: of the published weights; hub_id: where they are; '' where nothing is published.
     """
 
@@ -64,6 +69,7 @@ class WanLayout:
     text: str = 'umt5'
     family: str = 'wan'
     sample_info: bool = False
+    predicts: str = 'velocity'
     licence: str = ''
     hub_id: str = ''
 
@@ -71,7 +77,11 @@ class WanLayout:
         """Refuse sizes that cannot be built, naming the field."""
         if self.vae not in _VAES:
             raise LayoutError(f'vae {self.vae!r}; known: {", ".join(_VAES)}')
-        for name, known in (('text', ('umt5', 'minilm')), ('family', ('wan', 'skyreels'))):
+        for name, known in (
+            ('text', ('umt5', 'minilm')),
+            ('family', ('wan', 'skyreels')),
+            ('predicts', ('velocity', 'clean')),
+        ):
             if getattr(self, name) not in known:
                 raise LayoutError(f'{name} {getattr(self, name)!r}; known: {", ".join(known)}')
         if self.dim % self.heads or (self.dim // self.heads) % 2 or self.dim // self.heads < 12:
@@ -151,6 +161,12 @@ LAYOUTS: dict[str, WanLayout] = {
         WanLayout(
             'compact', 192, 768, 6, 5, text_dim=384, text_length=24, freq_dim=128, vae_width=12,
             text='minilm',
+        ),
+        # A token's 8 x 8 pixels have more channels than it has width: noise would not fit in. Small
+        # models on pixels predict clean ones (arXiv 2511.13720).
+        WanLayout(
+            'compact-pixels', 128, 384, 4, 6, in_channels=48, out_channels=48, text_dim=384,
+            text_length=24, freq_dim=64, vae='pixels', text='minilm', predicts='clean',
         ),
         WanLayout(
             't2v-1.3b', 1536, 8960, 12, 30, licence='Apache-2.0',

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vera_planner.wan.layouts import IMAGE_TOKENS, WanLayout
+from vera_planner.wan.layouts import IMAGE_TOKENS, LayoutError, WanLayout
 
 # Normalisation of the latents of Wan 2.2's autoencoder, from its published configuration; that of
 # Wan 2.1 is diffusers' default.
@@ -26,6 +26,7 @@ _STD_22 = (
 )  # fmt: skip
 
 FLOW_STEPS = 1000  # a model's timestep is 1000 times the flow time
+LOWEST_LEVEL = 0.05  # at which clean latents are turned into a velocity as below it
 
 
 class DenoiserInputError(ValueError):
@@ -115,8 +116,15 @@ def build_vae(
     dtype: torch.dtype = torch.float32,
     seed: int | None = None,
 ) -> Any:
-    """An AutoencoderKLWan with random weights, in evaluation mode; arguments as above."""
+    """An AutoencoderKLWan with random weights, in evaluation mode; arguments as above.
+
+    Raises:
+        LayoutError: a layout without an autoencoder.
+    """
     import diffusers
+
+    if layout.vae == 'pixels':
+        raise LayoutError(f'layout {layout.name} has no autoencoder; its latents are pixels')
 
     return _build(diffusers.AutoencoderKLWan, vae_config(layout), device, dtype, seed)
 
@@ -230,6 +238,9 @@ class WanDenoiser(nn.Module):
             return_dict=False,
             **extra,
         )[0]
+        if layout.predicts == 'clean':
+            level = levels[:, None, :, None, None].clamp_min(LOWEST_LEVEL)
+            return (latents - velocity.float()) / level
         return velocity.float()
 
     def _check(
