@@ -76,16 +76,19 @@ def sample(
     look_ahead: int,
     steps: int,
     generator: torch.Generator,
+    context_levels: Tensor | None = None,
 ) -> Tensor:
     """Future frames [B, M, 3, H, W] in -1..1, by `steps` Euler steps from noise.
 
     `context` is [B, k, 3, H, W], 1 <= k <= `slots`, oldest first; missing slots become noise.
+    `context_levels` [k] noise it, 0 = clean; all clean if None.
     """
     b, have, *pixel = context.shape
+    given = torch.zeros(have) if context_levels is None else context_levels
     past = torch.randn(b, slots, *pixel, generator=generator)
-    past[:, slots - have :] = context
+    past[:, slots - have :] = noised(context, given.expand(b, have), past[:, slots - have :])
     levels = torch.ones(b, slots + look_ahead)
-    levels[:, slots - have : slots] = 0
+    levels[:, slots - have : slots] = given
     z = torch.randn(b, look_ahead, *pixel, generator=generator)
     clean = z
     grid = torch.linspace(1, 0, steps + 1)

@@ -40,15 +40,29 @@ class OraclePlanner:
         self._frames = contract.video.look_ahead
         self._period = contract.video.frame_period
         self._anchor: int | None = None
+        self._wanted = self._frames
 
-    def anchor_at(self, stamp: int) -> None:
-        """The next plan starts from the state at `stamp` [ns]; frames alone do not tell it."""
+    def anchor_at(self, stamp: int, frames: int = 0) -> None:
+        """The next plan's context ends at `stamp` [ns], which frames alone do not tell.
+
+        `frames`: how many it has at least; the contract's look-ahead if that is more.
+        """
         self._anchor = stamp
+        self._wanted = max(self._frames, frames)
 
     def plan(
-        self, context: Image, prompt: str, *, seed: int = 0, warm_start: Any = None
+        self,
+        context: Image,
+        prompt: str,
+        *,
+        seed: int = 0,
+        warm_start: Any = None,
+        pending: Image | None = None,
     ) -> Plan:
         """The expert's future; `context` and `seed` play no part.
+
+        The robot is on the expert's way already: what follows the P `pending` frames is what
+        follows the expert's first P ones.
 
         Raises:
             ValueError: `anchor_at` was not called.
@@ -57,9 +71,9 @@ class OraclePlanner:
         if self._anchor is None:
             raise ValueError('the oracle needs anchor_at(stamp) before each plan')
         anchor, self._anchor = self._anchor, None
-        return Plan(
-            frames=self._provider(prompt, anchor, self._frames), frame_period=self._period
-        )
+        skipped = 0 if pending is None else len(pending)
+        future = self._provider(prompt, anchor, skipped + self._wanted)
+        return Plan(frames=future[skipped:], frame_period=self._period)
 
 
 __all__ = ['FutureProvider', 'OraclePlanner']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 
 from vera_core.contract import Contract
 from vera_core.seams import Image, Plan, VideoPlanner
+from vera_core.seeds import mix
+from vera_planner.execution import Execution
+from vera_planner.observer import Observer
 
 MOVING_SHARE = 0.01  # of the pixels: those that changed most tell whether anything moves
 
@@ -23,11 +27,15 @@ class PlanRequest:
     """What a plan is made from.
 
     Attributes:
-        context: uint8 [T, H, W, 3], oldest first; the last one is the anchor o_t.
+        context: uint8 [T, H, W, 3], oldest first; the last one is the anchor o_t unless frames
+            are pending.
         anchor: stamp of the anchor, ns.
         prompt: the goal in words; goal_id: its number; plan_index: plans of it before this one.
         seed: of the plan's noise.
         warm_start: what the last plan of this goal gave back.
+        observed: stamp of the last frame of the context, ns; the anchor's if None.
+        pending: uint8 [P, H, W, 3], frames still to be executed; the last one is the anchor.
+        horizon: frames wanted at least; the planner's own look-ahead if 0.
     """
 
     context: Image
@@ -37,6 +45,62 @@ class PlanRequest:
     plan_index: int = 0
     seed: int = 0
     warm_start: Any = field(default=None, repr=False)
+    observed: int | None = None
+    pending: Image | None = field(default=None, repr=False)
+    horizon: int = 0
+
+    @property
+    def start(self) -> Image:
+        """The anchor frame, uint8 [H, W, 3]."""
+        return self.context[-1] if self.pending is None else self.pending[-1]
+
+    @property
+    def seen(self) -> int:
+        """Stamp of the last frame of the context, ns."""
+        return self.anchor if self.observed is None else self.observed
+
+
+def continued(
+    request: PlanRequest, observer: Observer, execution: Execution, latency_ns: int
+) -> PlanRequest:
+    """The request for a plan that continues what will have been executed when it comes.
+
+    Args:
+        request: for a plan from the newest frame.
+        observer: what was seen.
+        execution: what is being executed.
+        latency_ns: until the plan's actions will be there [ns].
+
+    Returns:
+        The request as it is where nothing is pending.
+    """
+    pending = execution.pending(request.anchor, latency_ns)
+    if pending is None:
+        return request
+    try:
+        context = observer.context(pending.observed)
+    except LookupError:
+        return request  # the cameras do not show that moment
+    return replace(
+        request,
+        context=context,
+        anchor=pending.anchor,
+        observed=pending.observed,
+        pending=pending.frames,
+    )
+
+
+def waited(request: PlanRequest, observer: Observer, execution: Execution) -> PlanRequest:
+    """For a plan that is there: if the robot only waited for it, it begins at the newest frame.
+
+    By the stamps, its beginning would have passed; but the robot rests where the plan starts.
+    """
+    newest = observer.newest
+    if newest is None or newest <= request.anchor or not execution.rested(request.seen):
+        return request
+    return replace(
+        request, context=observer.context(), anchor=newest, observed=request.seen, pending=None
+    )
 
 
 def plan_motion(anchor: Image, last: Image) -> float:
@@ -57,11 +121,14 @@ def plan_motion(anchor: Image, last: Image) -> float:
 def imagine(planner: VideoPlanner, request: PlanRequest, contract: Contract) -> Plan:
     """Ask a planner for a plan and check what it gives.
 
-    A planner with an `anchor_at` method (the oracle, which is privileged) is told the anchor's
-    stamp first. The latency is measured here.
+    A planner with an `anchor_at` method (the oracle, which is privileged) is told the stamp of the
+    last seen frame and the number of frames first. The latency is measured here. A plan shorter
+    than the request's horizon is continued from its own frames.
 
     Returns:
-        The plan with `latency` and `motion` filled in.
+        The plan with `latency` and `motion` filled in. The motion is that from what was seen last
+        to the end of the contract's look-ahead: a plan to stay where the pending frames lead is
+        not at rest before they are executed.
 
     Raises:
         PlanRefusedError: the planner says that there is nothing to do.
@@ -71,16 +138,42 @@ def imagine(planner: VideoPlanner, request: PlanRequest, contract: Contract) -> 
     began = time.perf_counter()
     anchor_at = getattr(planner, 'anchor_at', None)
     if anchor_at is not None:
-        anchor_at(request.anchor)
+        anchor_at(request.seen, request.horizon)
+    more = {} if request.pending is None else {'pending': request.pending}
     plan = planner.plan(
-        request.context, request.prompt, seed=request.seed, warm_start=request.warm_start
+        request.context, request.prompt, seed=request.seed, warm_start=request.warm_start, **more
     )
     check_plan(plan, contract)
+    plan = _lengthened(planner, plan, request, contract)
+    last = min(contract.video.look_ahead, len(plan.frames)) - 1
     return replace(
         plan,
         latency=time.perf_counter() - began,
-        motion=plan_motion(request.context[-1], plan.frames[-1]),
+        motion=plan_motion(request.context[-1], plan.frames[last]),
     )
+
+
+def knows_pending(planner: VideoPlanner) -> bool:
+    """Whether a planner can continue frames that are still to be executed."""
+    return 'pending' in inspect.signature(planner.plan).parameters
+
+
+def _lengthened(
+    planner: VideoPlanner, plan: Plan, request: PlanRequest, contract: Contract
+) -> Plan:
+    """A plan of at least `request.horizon` frames: the planner goes on from what it imagined."""
+    known = [*request.context, *(() if request.pending is None else request.pending)]
+    frames = plan.frames
+    for part in range(1, request.horizon):
+        if len(frames) >= request.horizon:
+            break
+        context = np.stack([*known, *frames][-contract.video.context :])
+        more = planner.plan(context, request.prompt, seed=mix(request.seed, part))
+        check_plan(more, contract)
+        frames = np.concatenate([frames, more.frames])
+    if frames is plan.frames:
+        return plan
+    return replace(plan, frames=frames[: request.horizon])
 
 
 def warm_up(planner: VideoPlanner, contract: Contract) -> float:
@@ -123,4 +216,14 @@ def check_plan(plan: Plan, contract: Contract) -> None:
         )
 
 
-__all__ = ['PlanError', 'PlanRequest', 'check_plan', 'imagine', 'plan_motion', 'warm_up']
+__all__ = [
+    'PlanError',
+    'PlanRequest',
+    'check_plan',
+    'continued',
+    'imagine',
+    'knows_pending',
+    'plan_motion',
+    'waited',
+    'warm_up',
+]

@@ -1,0 +1,362 @@
+"""The whole loop in one process while the world goes on: what a slow planner does to a robot.
+
+Like `lockstep.LockstepLoop` the very classes of the nodes in simulated time, but a plan asked for at
+t comes at t + latency, and until then the controller ticks as it does live. Nothing is measured with
+a real clock, so the same episode gives the same numbers on every machine.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vera_bringup.lockstep import instruction, one_thread, outcome
+from vera_bringup.statistics import REACHED
+from vera_controller.controller import Controller
+from vera_controller.state_machine import State
+from vera_core.chunk import ActionChunk
+from vera_core.clocks import ManualClock, ns_to_seconds, seconds_to_ns
+from vera_core.seeds import plan_seed
+from vera_drivers.sim_world import make_world
+from vera_jidm.servo import Dream, VisualServo
+from vera_planner.execution import Execution, Latency
+from vera_planner.goal import GoalKeeper, PlanRefusedError
+from vera_planner.observer import Observer
+from vera_planner.planning import PlanRequest, continued, imagine, knows_pending, waited
+from vera_planner.scheduler import PlanScheduler
+
+if TYPE_CHECKING:
+    from vera_core.contract import Contract
+    from vera_core.seams import Image, Plan, VideoPlanner
+    from vera_drivers.sim_world import SimWorld
+
+MODES = ('sync', 'async', 'servo')
+REPLAN_S = 0.4  # least time between plans, as of the planner node
+TRANSLATE_S = 0.05  # from a plan or a camera frame to its chunk
+SERVO_HZ = 10.0
+MOVING = 0.01  # share of the velocity limit above which a joint counts as moving
+JERK_S = 0.05  # set-points are this far apart where their jerk is taken
+AFTER_S = 1.5  # an episode goes on so long after the goal has ended
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How the loop is closed.
+
+    Attributes:
+        mode: 'sync' plans when the last plan has been executed (stop and go); 'async' plans while
+            it is being executed; 'servo' does too, and follows the planned frames by sight.
+        latency: of the planner [s].
+        pending: whether planners that can are told the frames still to be executed.
+        horizon: [s] that a plan reaches at least; None for what the latency needs.
+        servo_rate: corrections a second.
+    """
+
+    mode: str
+    latency: float = 0.0
+    pending: bool = False
+    horizon: float | None = None
+    servo_rate: float = SERVO_HZ
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f'no mode {self.mode!r}; there are {", ".join(MODES)}')
+        if not (math.isfinite(self.latency) and self.latency >= 0):
+            raise ValueError(f'a latency of {self.latency} s; it must be a number, at least 0')
+        if not 1 <= self.servo_rate <= 20:
+            raise ValueError(f'a servo rate of {self.servo_rate} Hz; it must be 1 to 20')
+
+    def frames(self, contract: Contract) -> int:
+        """Frames that a plan needs: until the actions of the next one are there, and one more."""
+        video = contract.video
+        if self.mode == 'sync':
+            return video.committed
+        seconds = self.horizon
+        if seconds is None:
+            seconds = max(self.latency, REPLAN_S) + self.latency + TRANSLATE_S + video.frame_period
+        return max(video.look_ahead, math.ceil(seconds / video.frame_period - 1e-9))
+
+
+@dataclass
+class TimedEpisode:
+    """What an episode was like.
+
+    Attributes:
+        outcome: REACHED or why not. seconds: from its begin to its end.
+        way: [s] from the first action until the goal was reached, or the end.
+        moving: [s] of the way in which some joint moved.
+        jerk: float64 [J], mean squared jerk of the joints at each set-point of the way, unit/s^3
+            squared.
+        ages: float64 [A], age of the plan at each tick that executed one [s].
+        underruns: times the actions ran out. goal_time, idle: as the controller counts them [s].
+        plans: made; fallbacks: share of servo steps that did not believe the flow.
+    """
+
+    outcome: str
+    seconds: float
+    way: float
+    moving: float
+    jerk: NDArray[np.float64] = field(repr=False)
+    ages: NDArray[np.float64] = field(repr=False)
+    underruns: int
+    goal_time: float
+    idle: float
+    plans: int
+    fallbacks: float
+
+    @property
+    def success(self) -> bool:
+        """Whether the goal was reached."""
+        return self.outcome == REACHED
+
+
+class TimedLoop:
+    """Runs episodes; one at a time.
+
+    Args:
+        contract: of a simulated embodiment.
+        make_planner: makes the planner, given what tells an oracle the future.
+        translator: with `explain`.
+        timing: how the loop is closed.
+        base_seed: of the planner's noise.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        make_planner: Callable[[Any], VideoPlanner],
+        translator: Any,
+        timing: Timing,
+        base_seed: int = 0,
+    ) -> None:
+        self.contract = contract
+        self.world = make_world(contract)
+        self.planner = make_planner(self._future)
+        self.translator = translator
+        self.timing = timing
+        self.base_seed = base_seed
+
+    def _future(self, prompt: str, anchor: int, frames: int) -> Image:
+        """The oracle's provider."""
+        return self.world.expert_future(prompt, anchor, frames)
+
+    def run(self, seed: int, held_out: bool = False) -> TimedEpisode:
+        """One episode of the scene and the words of `seed`; at most the contract's goal time."""
+        self.world.reset(seed, self.world.next_episode())
+        prompt, target = instruction(self.world, seed, held_out)
+        return _Run(self, prompt, target).run()
+
+
+class _Run:
+    """The state of one episode."""
+
+    def __init__(self, loop: TimedLoop, prompt: str, target: str) -> None:
+        contract, timing = loop.contract, loop.timing
+        self.loop, self.contract, self.timing = loop, contract, timing
+        self.world: SimWorld = loop.world
+        self.prompt, self.target = prompt, target
+        self.clock = ManualClock()
+        self.observer = Observer(contract, self.clock)
+        self.controller = Controller(contract, clock=self.clock)
+        self.scheduler = PlanScheduler.live(REPLAN_S)
+        self.execution = Execution(contract)
+        self.latency = Latency()
+        self.goals = GoalKeeper()
+        self.servo = VisualServo(loop.translator, contract) if timing.mode == 'servo' else None
+        self.servo_due = 0
+        self.frames = timing.frames(contract)
+        self.pending = timing.pending and knows_pending(loop.planner)
+        self.planning = False
+        self.warm_start: Any = None
+        self.events: list[tuple[int, int, Callable[[], None]]] = []
+        self.count = 0
+        self.last_outside = self.world.stamp
+        self.begin: int | None = None
+        self.commands: list[NDArray[np.float64]] = []
+        self.stamps: list[int] = []
+        self.moved: list[bool] = []
+        self.ages: list[float] = []
+
+    @property
+    def now(self) -> int:
+        return self.world.stamp
+
+    def run(self) -> TimedEpisode:
+        world = self.world
+        start = self.now
+        end = start + seconds_to_ns(self.contract.goal.timeout)
+        self._sense()
+        self.controller.enable()
+        goal, _ = self.goals.begin(self.prompt)
+        self.goal_id = goal.goal_id
+        self.controller.on_goal(self.goal_id, True)
+        while self.now < end and not world.truth().dwelled:
+            while self.events and self.events[0][0] <= self.now:
+                heapq.heappop(self.events)[2]()
+            if not self.goals.goal.active:
+                self.controller.on_goal(self.goal_id, False)
+                end = min(end, self.now + seconds_to_ns(AFTER_S))
+            else:
+                self._plan_if_due()
+                self._servo_if_due()
+            self._tick()
+        return self._result(start)
+
+    # The world -------------------------------------------------------------------------------
+
+    def _sense(self) -> None:
+        for camera in self.world.cameras_due():
+            self.observer.add(camera.name, self.world.image(camera), self.now)
+        self.controller.on_state(self.world.robot_state())
+
+    def _tick(self) -> None:
+        set_point = self.controller.tick(self.now)
+        status = self.controller.status(self.now)
+        running = status.state is State.RUNNING
+        self.execution.heard(running, status.plan_seq, self.now)
+        if running and status.plan_seq:
+            self.begin = self.now if self.begin is None else self.begin
+            self.ages.append(status.plan_age)
+        state = self.world.robot_state()
+        speed = np.abs(state.velocities) / self.contract.velocity_limits
+        last = self.commands[-1] if self.commands else state.positions
+        self.commands.append(last if set_point is None else set_point.positions)
+        self.stamps.append(self.now)
+        self.moved.append(bool((speed > MOVING).any()))
+        self.world.step(self.commands[-1])
+        self.clock.advance(self.contract.control.period_ns)
+        self._sense()
+        truth = self.world.truth()
+        if not truth.inside[truth.objects.index(self.target)]:
+            self.last_outside = self.now
+
+    def _after(self, seconds: float, what: Callable[[], None]) -> None:
+        self.count += 1
+        heapq.heappush(self.events, (self.now + seconds_to_ns(seconds), self.count, what))
+
+    # Plans -----------------------------------------------------------------------------------
+
+    def _plan_if_due(self) -> None:
+        newest = self.observer.newest
+        assert newest is not None
+        if self.planning:
+            return
+        if self.timing.mode == 'sync':
+            if not self.execution.over(newest):
+                return
+        elif not self.scheduler.due(self.goal_id, newest):
+            return
+        plans = self.goals.goal.plans
+        request = PlanRequest(
+            context=self.observer.context(),
+            anchor=newest,
+            prompt=self.prompt,
+            goal_id=self.goal_id,
+            plan_index=plans,
+            seed=plan_seed(self.loop.base_seed, self.world.seed, plans),
+            warm_start=self.warm_start,
+            horizon=self.frames,
+        )
+        if self.pending and self.timing.mode != 'sync':
+            request = continued(request, self.observer, self.execution, self.latency.ns)
+        self.scheduler.began(self.goal_id, newest)
+        self.planning = True
+        asked = self.now
+        try:
+            plan = imagine(self.loop.planner, request, self.contract)
+        except PlanRefusedError:
+            self._after(self.timing.latency, lambda: self._finish())
+            return
+        self._after(self.timing.latency, lambda: self._arrived(request, plan, asked))
+
+    def _finish(self) -> None:
+        self.goals.cancel('refused')
+
+    def _arrived(self, request: PlanRequest, plan: Plan, asked: int) -> None:
+        self.planning = False
+        self.latency.add(self.now - asked + seconds_to_ns(TRANSLATE_S))
+        if not self.goals.planned(plan.motion).active:
+            return
+        self.warm_start = plan.warm_start
+        request = waited(request, self.observer, self.execution)
+        frames = plan.frames[: self.frames]
+        seq = self.goals.goal.plans
+        newest = self.observer.newest
+        assert newest is not None
+        self.execution.sent(seq, request.anchor, frames, newest)
+        if self.servo is not None:
+            period = self.contract.video.frame_period_ns
+            self.servo.take(
+                Dream(
+                    self.goal_id, seq, request.start, frames, request.anchor, period, request.seen
+                )
+            )
+            self.servo_due = 0
+            return
+        translator = self.loop.translator
+        # A translator that needs the joints gets those of the newest frame: later ones are unknown.
+        state = self.world.positions_at(min(request.anchor, self.now))
+        with one_thread():
+            translation = translator.translate(request.start, frames, state)
+        chunk = ActionChunk(
+            stamp=request.anchor,
+            goal_id=self.goal_id,
+            plan_seq=seq,
+            channels=self.contract.channel_names,
+            period=self.contract.video.frame_period,
+            values=translation.values,
+            residual=translation.residual,
+            observability=translation.observability,
+            observed=request.seen,
+        )
+        self._after(TRANSLATE_S, lambda: self._execute(chunk))
+
+    def _execute(self, chunk: ActionChunk) -> None:
+        # A refusal is counted by the controller; the robot holds until the next chunk.
+        self.controller.on_chunk(chunk, self.now)
+
+    def _servo_if_due(self) -> None:
+        newest = self.observer.newest
+        if self.servo is None or newest is None or newest < self.servo_due:
+            return
+        state = self.world.positions_at(newest)
+        with one_thread():
+            correction = self.servo.step(self.observer.context()[-1], newest, state)
+        if correction is not None:
+            self.servo_due = newest + seconds_to_ns(1 / self.timing.servo_rate)
+            chunk = correction.chunk
+            self._after(TRANSLATE_S, lambda: self._execute(chunk))
+
+    # What came of it -------------------------------------------------------------------------
+
+    def _result(self, start: int) -> TimedEpisode:
+        world, status = self.world, self.controller.status(self.now)
+        found = outcome(world.truth().dwelled, self.target, self.goals.goal)
+        stamps = np.array(self.stamps)
+        begin = self.now if self.begin is None else self.begin
+        end = self.last_outside if found == REACHED else self.now
+        way = (stamps >= begin) & (stamps < end)
+        period = self.contract.control.period
+        every = max(1, round(JERK_S / period))
+        path = np.array(self.commands)[way][::every]
+        third = np.diff(path, n=3, axis=0) / (every * period) ** 3
+        servo = self.servo
+        return TimedEpisode(
+            outcome=found,
+            seconds=ns_to_seconds(self.now - start),
+            way=float(way.sum() * period),
+            moving=float(np.array(self.moved)[way].sum() * period),
+            jerk=np.square(third).mean(axis=1) if len(third) else np.zeros(0),
+            ages=np.array(self.ages),
+            underruns=status.underruns,
+            goal_time=status.goal_time,
+            idle=status.idle_fraction * status.goal_time,
+            plans=self.goals.goal.plans,
+            fallbacks=servo.fallbacks / servo.steps if servo and servo.steps else 0.0,
+        )
