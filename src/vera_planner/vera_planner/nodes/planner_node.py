@@ -60,7 +60,9 @@ class PlannerNode(VeraNode):
 
     def setup(self) -> None:
         name = self.param('planner', '', "empty = the contract's", choices=('', *PLANNERS))
-        checkpoint = self.param('checkpoint', '', "name or path; empty = the contract's")
+        checkpoint = self.param(
+            'checkpoint', '', "name or path, of a remote planner its URL; empty = the contract's"
+        )
         threads = self.param('threads', 0, 'CPU threads; 0 = all cores but one', low=0)
         steps = self.param('steps', 0, "sampling steps; 0 = the planner's choice", low=0)
         self._lockstep = self.param('lockstep', False, 'plan when the last plan was executed')
@@ -130,6 +132,8 @@ class PlannerNode(VeraNode):
         self._goals.cancel('the planner was deactivated')
 
     def teardown(self) -> None:
+        if hasattr(self, '_planner') and hasattr(self._planner, 'close'):
+            self._planner.close()  # a remote one hangs up, which ends the plan in progress
         if hasattr(self, '_worker') and not self._worker.close(timeout=3.0):
             self.get_logger().warning('the planner is still busy; it is left to end by itself')
         if hasattr(self, '_done'):
