@@ -167,7 +167,16 @@ def evaluate(
     held_out: Annotated[
         bool, typer.Option('--held-out', help='phrasings that training never saw')
     ] = False,
-    frames: Annotated[int, typer.Option(help='frame periods per episode', min=1)] = 60,
+    frames: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            '--frames', '--steps', help='frame periods per episode; finger 60, pusht 200', min=1
+        ),
+    ] = None,
+    coverage: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="share of PushT's goal that counts as success: .738, .82 or .95"),
+    ] = None,
     jobs: Annotated[int, typer.Option(help='processes', min=1)] = 1,
     ros: Annotated[
         bool, typer.Option('--ros', help='through the node graph, in lock-step')
@@ -197,6 +206,7 @@ def evaluate(
         held_out=held_out,
         frames=frames,
         jobs=jobs,
+        coverage=coverage,
     )
     run(embodiment, options, ros, as_json, domain, namespace, runs)
 

@@ -22,7 +22,6 @@ from vera_core.seams import Plan, VideoPlanner
 from vera_planner.goal import PlanRefusedError
 from vera_planner.planning import PlanRequest, imagine, warm_up
 from vera_planner.registry import make_planner
-from vera_planner.remote import protocol
 from vera_planner.remote.client import RemoteError, RemoteOptions, RemotePlanner, read_options
 from vera_planner.remote.protocol import pack, unpack
 from vera_planner.remote.server import CLIENTS, WAITING, PlannerServer, ServeError
@@ -357,7 +356,7 @@ def test_a_huge_message_closes_the_connection(planner):
             connection.recv(timeout=10)
         assert caught.value.rcvd.code == 1009
         remote = RemotePlanner(RemoteOptions(url(server)), CONTRACT)
-        with pytest.raises(RemoteError, match='went away: .*1009'):
+        with pytest.raises(RemoteError, match=r'went away: .*1009'):
             remote.plan(CONTEXT, 'x' * 100_001)
         alive(server)
 
@@ -436,7 +435,7 @@ def test_a_port_that_is_taken_is_said(server, planner):
 
 def test_no_server_is_said_with_the_cure():
     began = time.monotonic()
-    with pytest.raises(RemoteError, match='cannot be reached: .*is `vera serve planner` running'):
+    with pytest.raises(RemoteError, match=r'cannot be reached: .*is `vera serve planner` running'):
         RemotePlanner(RemoteOptions('ws://127.0.0.1:9', timeout=1.0), CONTRACT)
     assert time.monotonic() - began < 5
 

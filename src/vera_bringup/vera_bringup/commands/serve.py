@@ -36,7 +36,7 @@ def planner(
     from vera_planner.planning import warm_up
     from vera_planner.registry import PLANNERS, make_planner
     from vera_planner.remote.client import read_token
-    from vera_planner.remote.server import PlannerServer
+    from vera_planner.remote.server import PlannerServer, check_access
 
     # A line for each client and for each refusal.
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s')
@@ -47,6 +47,7 @@ def planner(
         if name not in servable:
             raise CommandError(f'planner {name!r} cannot be served; known: {", ".join(servable)}')
         token = read_token(token_file) if token_file else ''
+        check_access(host, token, insecure)
         print(f'loading {name} for {contract.embodiment} ...', flush=True)
         made = make_planner(name, contract, checkpoint=checkpoint or None, **options)
         server = PlannerServer(

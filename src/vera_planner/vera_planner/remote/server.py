@@ -93,11 +93,7 @@ class PlannerServer:
         max_message: int = protocol.MAX_MESSAGE,
         ping_interval: float = PING_S,
     ) -> None:
-        if not (token or insecure or is_local(host)):
-            raise ServeError(
-                f'host {host} is open to other machines and there is no token: give --token-file, '
-                'or --insecure if everybody there may make plans'
-            )
+        check_access(host, token, insecure)
         self.host, self.port = host, port
         self._planner, self._contract = planner, contract
         self._token = token
@@ -401,12 +397,17 @@ def _settle(done: asyncio.Future[Plan | Exception], outcome: Plan | Exception) -
         done.set_result(outcome)
 
 
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches the address."""
+def check_access(host: str, token: str, insecure: bool) -> None:
+    """Refuse an address that other machines reach, without a token; raises ServeError."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        local = ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == 'localhost'
+        local = host == 'localhost'
+    if not (token or insecure or local):
+        raise ServeError(
+            f'host {host!r} is open to other machines and there is no token: give --token-file, or '
+            '--insecure if everybody there may make plans'
+        )
 
 
 def _name(connection: ServerConnection) -> str:
