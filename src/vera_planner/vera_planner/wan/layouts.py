@@ -100,8 +100,8 @@ class WanLayout:
             )
         if self.image_dim is not None and self.text_length != TEXT_LENGTH_WITH_IMAGE:
             raise LayoutError(
-                f'text_length {self.text_length}; a model with an image branch needs '
-                f'{TEXT_LENGTH_WITH_IMAGE}'
+                f'image_dim {self.image_dim} with text_length {self.text_length}; an image branch '
+                f'needs {TEXT_LENGTH_WITH_IMAGE} tokens of text'
             )
 
     @property
