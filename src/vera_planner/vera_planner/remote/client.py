@@ -171,7 +171,6 @@ class RemotePlanner:
         self._options, self._contract = options, contract
         self._keys = {**KEYS, **options.keys}
         self._token = options.token
-        self._session = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._connection: ClientConnection | None = None
         self.checkpoint_hash = ''
@@ -189,8 +188,8 @@ class RemotePlanner:
     ) -> Plan:
         """Ask for the future of `context`, uint8 [T, H, W, 3]; the newest T <= N frames are sent.
 
-        `warm_start` is the number of the plan whose warm start lies with the server; `pending`,
-        uint8 [P, H, W, 3], is sent to servers that take it.
+        `warm_start` is the number of the plan whose warm start lies with the server, or the session
+        of the goal there; `pending`, uint8 [P, H, W, 3], is sent to servers that take it.
 
         Raises:
             PlanRefusedError: the server says that there is nothing to do.
@@ -202,14 +201,16 @@ class RemotePlanner:
             if self._connection is None or self._connection.state is not State.OPEN:
                 self._connect(deadline)
             if self._options.adapter == 'openpi':
-                answer = self._ask(self._openpi_request(context, prompt), deadline)
-                return Plan(self._openpi_frames(answer), self._contract.video.frame_period)
+                # One session for each goal: its first plan has no warm start.
+                session = warm_start or uuid.uuid4().hex
+                answer = self._ask(self._openpi_request(context, prompt, session), deadline)
+                period = self._contract.video.frame_period
+                return Plan(self._openpi_frames(answer), period, warm_start=session)
             request = {
                 'endpoint': protocol.INFER,
                 'context': context,
                 'prompt': prompt,
                 'seed': seed,
-                'session_id': self._session,
                 'warm_start': warm_start,
             }
             if pending is not None and self.metadata.get('pending'):
@@ -370,12 +371,12 @@ class RemotePlanner:
     def _used_width(self) -> int:
         return max(columns.stop for columns in slots(self._contract).values())
 
-    def _openpi_request(self, context: Image, prompt: str) -> dict[str, Any]:
+    def _openpi_request(self, context: Image, prompt: str, session: str) -> dict[str, Any]:
         columns = slots(self._contract)
         request: dict[str, Any] = {
             'endpoint': protocol.INFER,
             self._keys['prompt']: prompt,
-            self._keys['session']: self._session,
+            self._keys['session']: session,
         }
         if self._keys['context']:
             request[self._keys['context']] = np.ascontiguousarray(context[:, :, : self._used_width])
@@ -401,7 +402,7 @@ class RemotePlanner:
         frames = found[0] if found.ndim == 5 and len(found) == 1 else found
         if frames.ndim == 4 and frames.shape[-1] != 3 and frames.shape[1] == 3:
             frames = np.moveaxis(frames, 1, -1)
-        if frames.dtype.kind == 'f':
+        if frames.dtype.kind == 'f' and frames.size:
             if not np.isfinite(frames).all() or frames.min() < -0.01 or frames.max() > 1.01:
                 raise RemoteError(f'{self._name} gave frames that are not in 0..1')
             frames = np.rint(frames.clip(0, 1) * 255).astype(np.uint8)
