@@ -457,6 +457,22 @@ def bench_flow(
     run(flow or [], joints or [5, 10], pairs, max_delta, seed, picture, as_json)
 
 
+@bench.command('remote')
+def bench_remote(
+    embodiment: Annotated[
+        str, typer.Argument(help='embodiment: a name or a contract file')
+    ] = 'finger',
+    checkpoint: PlannerCheckpoint = '',
+    repeats: Annotated[int, typer.Option(help='plans of each kind', min=5)] = 100,
+    threads: Annotated[int, typer.Option(help='CPU threads of a planner', min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """What a plan costs more when a server on this machine makes it, and the wire alone."""
+    from vera_bringup.commands.bench_remote import run
+
+    run(embodiment, checkpoint, repeats, threads, as_json)
+
+
 @bench.command('words')
 def bench_words(
     embodiment: Embodiment,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vera_core.contract import load_contract
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vera_core.contract import Contract
 
 RANDOM = 'random'
+# Frame periods of an episode, by simulated environment; VERA allows PushT 200 steps of 0.1 s.
+EPISODE_FRAMES = {'finger': 60, 'pusht': 200}
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,11 @@ class EvaluationOptions:
         mode: of the translator: 'stacked', or 'paper' for plain Eq. 6.
         joints: of the simulated finger, if not the contract's.
         held_out: phrasings that training never saw.
-        frames: frame periods after which an episode counts as not reached.
+        frames: frame periods after which an episode counts as not reached; None: as usual for
+            the environment, see EPISODE_FRAMES.
         jobs: processes; the result does not depend on it.
         keep: keep chunks and commands of every episode.
+        coverage: share of PushT's goal that counts as success; the contract's if None.
     """
 
     planner: str = ''
@@ -42,24 +46,50 @@ class EvaluationOptions:
     seed: int = 0
     joints: int | None = None
     held_out: bool = False
-    frames: int = 60
+    frames: int | None = None
     jobs: int = 1
     keep: bool = False
+    coverage: float | None = None
 
 
-def evaluation_contract(embodiment: str | Path, joints: int | None = None) -> Contract:
-    """The contract of an embodiment, with another number of joints if asked for.
+def evaluation_contract(
+    embodiment: str | Path, joints: int | None = None, coverage: float | None = None
+) -> Contract:
+    """The contract of an embodiment, with what was asked for in place of its own.
+
+    Args:
+        embodiment: a name or a contract file.
+        joints: of the simulated finger.
+        coverage: share of the goal that counts as success, 0..1.
 
     Raises:
         ContractError: it cannot be used.
-        ValueError: this embodiment's joints are fixed.
+        ValueError: this embodiment's joints are fixed, or its goal is not one to be covered.
     """
     contract = load_contract(embodiment)
-    if joints is None:
-        return contract
-    from vera_bringup.selfplay import contract_with_joints
+    if joints is not None:
+        from vera_bringup.selfplay import contract_with_joints
 
-    return contract_with_joints(contract, joints)
+        contract = contract_with_joints(contract, joints)
+    if coverage is None:
+        return contract
+    if contract.sim is None or 'success' not in contract.sim.options:
+        raise ValueError(
+            f'no goal of embodiment {contract.embodiment!r} is to be covered; '
+            'leave --coverage out'
+        )
+    if not 0 < coverage <= 1:
+        raise ValueError(f'--coverage is {coverage:g}; it lies above 0 and is at most 1')
+    options = {**contract.sim.options, 'success': coverage}
+    return replace(contract, sim=replace(contract.sim, options=options))
+
+
+def episode_frames(contract: Contract, options: EvaluationOptions) -> int:
+    """Frame periods after which an episode counts as not reached."""
+    if options.frames is not None:
+        return options.frames
+    name = contract.sim.environment if contract.sim is not None else ''
+    return EPISODE_FRAMES.get(name, 60)
 
 
 def make_loop(contract: Contract, options: EvaluationOptions) -> LockstepLoop:
@@ -121,7 +151,7 @@ def _episodes(
 
     for index in indices:
         seed = episode_seed(options.seed, index)
-        yield loop.run(index, seed, options.held_out, options.frames)
+        yield loop.run(index, seed, options.held_out, episode_frames(loop.contract, options))
 
 
 _WORKER: list[tuple[LockstepLoop, EvaluationOptions]] = []

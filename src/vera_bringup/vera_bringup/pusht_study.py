@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vera_bringup import pusht_data
+from vera_bringup.statistics import COVERAGES as THRESHOLDS
 from vera_bringup.statistics import wilson
 from vera_core.checkpoint import find_checkpoint
 from vera_core.contract import Contract
@@ -25,9 +26,6 @@ from vera_core.seams import Image, Translator
 
 MODELS = ('jacobian', 'direct_flow', 'direct_pair')
 EXPERT = 'expert'  # the expert's own actions: what the frames could give at best
-# VERA counts an episode from 0.738 on (a reward of 0.9 of 0.82), its environment from 0.82 on, and
-# gym-pusht from 0.95 on.
-THRESHOLDS = (0.738, 0.82, 0.95)
 HORIZONS = (200, 300)  # steps: VERA allows 200, gym-pusht 300
 HELD_OUT_SEED = 1_000_003
 UNITS = 1000.0  # of the table, per metre

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from vera_bringup.evaluation import RANDOM, EvaluationOptions
+from vera_bringup.evaluation import RANDOM, EvaluationOptions, episode_frames
 from vera_bringup.exits import CommandError, Exit
 from vera_bringup.graph import (
     GraphThread,
@@ -26,13 +26,20 @@ from vera_bringup.node_table import GraphOptions
 from vera_bringup.statistics import EpisodeResult
 from vera_bringup.supervisor import Supervisor
 from vera_core.clocks import ns_to_seconds
-from vera_drivers.sim_world import EPISODE_GRID_NS, make_world
+from vera_drivers.sim_world import (
+    EPISODE_GRID_NS,
+    covered_progress,
+    is_over,
+    make_world,
+    reached_object,
+)
 from vera_planner.goal import Goal, GoalState
 from vera_sim.finger import DISC_RADIUS
 
 if TYPE_CHECKING:
     from vera_bringup.nodes.lockstep_client import LockstepClient
     from vera_core.contract import Contract
+    from vera_msgs.msg import SimStatus
 
 START_TIMEOUT = 120.0  # s until all nodes are ready
 STANDSTILL = 60.0  # s without simulated progress: something is wrong
@@ -122,7 +129,8 @@ class _RosEpisode:
         world.reset(self.seed, 0)
         self.prompt, self.target = instruction(world, self.seed, options.held_out)
         self.start = float(world.env.distances()[world.env.objects.index(self.target)])
-        self.length = options.frames * contract.video.frame_period_ns
+        self.success = world.success_coverage
+        self.length = episode_frames(contract, options) * contract.video.frame_period_ns
 
     def run(self) -> EpisodeResult:
         client = self.client
@@ -138,29 +146,41 @@ class _RosEpisode:
         if not goal.accepted:
             raise CommandError(f'goal refused: {goal.message}', Exit.FAILED)
         self._wait_for_end(goal.goal_id, end)
-        truth = client.last_truth(end)
+        truth = client.deciding_truth(self._over, end)
         status = client.goal
         said = Goal() if status is None else Goal(state=GoalState(status.status))
         if not client.goal_ended(goal.goal_id):
             client.trigger('cancel_goal')
             said = Goal()
         client.settle()
-        dwelled = truth.dwelled
-        distance = truth.distances[list(truth.objects).index(self.target)]
-        left = max(0.0, distance - DISC_RADIUS) / max(self.start - DISC_RADIUS, 1e-9)
+        reached = reached_object(self.success, truth.objects, truth.dwelled, truth.best_coverage)
         return EpisodeResult(
             index=self.index,
             seed=self.seed,
             prompt=self.prompt,
             target=self.target,
-            outcome=outcome(dwelled, self.target, said),
-            progress=1.0 if dwelled == self.target else float(np.clip(1 - left, 0, 1)),
+            outcome=outcome(reached, self.target, said),
+            progress=self._progress(truth),
+            coverage=truth.best_coverage,
             duration=ns_to_seconds(min(client.stamp, end) - begin),
             replan_ms=tuple(latency * 1e3 for latency in client.plan_latencies),
             # The last chunk of the episode before may come after its end.
             chunks=tuple((s - begin, values) for s, values in client.chunks if s >= begin),
             commands=np.array(list(client.commands.values())) if client.commands else None,
         )
+
+    def _over(self, truth: SimStatus) -> bool:
+        return is_over(self.success, truth.dwelled, truth.best_coverage)
+
+    def _progress(self, truth: SimStatus) -> float:
+        """As SimWorld.progress."""
+        if self.success is not None:
+            return covered_progress(truth.best_coverage)
+        if truth.dwelled == self.target:
+            return 1.0
+        distance = truth.distances[list(truth.objects).index(self.target)]
+        left = max(0.0, distance - DISC_RADIUS) / max(self.start - DISC_RADIUS, 1e-9)
+        return float(np.clip(1 - left, 0, 1))
 
     def _until(self, condition: Callable[[], Any], timeout: float) -> bool:
         self.client.until(lambda: condition() or self.graph.down, timeout)
@@ -173,7 +193,10 @@ class _RosEpisode:
         last, since = client.stamp, time.monotonic()
         while True:
             if self._until(
-                lambda: client.dwelled or client.goal_ended(goal_id) or client.stamp >= end, 1.0
+                lambda: client.is_now(self._over)
+                or client.goal_ended(goal_id)
+                or client.stamp >= end,
+                1.0,
             ):
                 return
             if client.stamp != last:

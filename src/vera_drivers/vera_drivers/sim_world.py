@@ -8,6 +8,7 @@ the same numbers bit for bit: a tick is `step(command)`, then the images of `cam
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -120,7 +121,8 @@ class SimWorld:
         self._to_contract = [env.joint_names.index(name) for name in contract.joint_names]
         self._scene = getattr(env, 'scene', lambda: None)
         self._coverage = getattr(env, 'coverage', lambda: float('nan'))
-        self._success: float | None = getattr(env, 'success_coverage', None)
+        # What is asked for; None where no goal is to be covered.
+        self.success_coverage: float | None = getattr(env, 'success_coverage', None)
         self._ring: deque[tuple[int, Float, Any]] = deque(
             maxlen=int(HISTORY_S * contract.control.rate)
         )
@@ -219,21 +221,15 @@ class SimWorld:
 
     @property
     def reached(self) -> str:
-        """The object that this episode has reached, '' if none yet.
-
-        The first one in which the tip stayed; where a goal is to be covered, the goal once as much
-        of it has been covered as is asked for, for however short.
-        """
-        if self._success is None:
-            return self._dwelled
-        return self.env.objects[0] if self.best_coverage >= self._success else ''
+        """The object that this episode has reached, '' if none yet: see `reached_object`."""
+        return reached_object(
+            self.success_coverage, self.env.objects, self._dwelled, self.best_coverage
+        )
 
     @property
     def over(self) -> bool:
         """Whether an evaluated episode has nothing more to show."""
-        if self._success is None:
-            return bool(self._dwelled)
-        return self.best_coverage >= max(FULL_COVERAGE, self._success)
+        return is_over(self.success_coverage, self._dwelled, self.best_coverage)
 
     def progress(self, target: str, start: float) -> float:
         """How far the episode has come, 0..1.
@@ -242,7 +238,7 @@ class SimWorld:
         once the tip stayed in `target`, before that the share of the way there from the distance
         `start` [px of the canvas].
         """
-        if self._success is not None:
+        if self.success_coverage is not None:
             return covered_progress(self.best_coverage)
         return 1.0 if self._dwelled == target else self.env.progress(target, start)
 
@@ -310,6 +306,33 @@ class SimWorld:
             self._dwelled = self._dwelled or found or ''
 
 
+def reached_object(
+    success: float | None, objects: Sequence[str], dwelled: str, best_coverage: float
+) -> str:
+    """The object that an episode has reached, '' if none.
+
+    Args:
+        success: coverage that is asked for; None where no goal is to be covered.
+        objects: names of what is in the scene.
+        dwelled: the first of them in which the tip stayed; '' if none.
+        best_coverage: the largest of the episode.
+
+    Returns:
+        `dwelled`; where a goal is to be covered, the goal if its largest coverage was enough, for
+        however short, as gym-pusht and VERA count.
+    """
+    if success is None:
+        return dwelled
+    return objects[0] if best_coverage >= success else ''
+
+
+def is_over(success: float | None, dwelled: str, best_coverage: float) -> bool:
+    """Whether an evaluated episode has nothing more to show; arguments as of `reached_object`."""
+    if success is None:
+        return bool(dwelled)
+    return best_coverage >= max(FULL_COVERAGE, success)
+
+
 def covered_progress(best_coverage: float) -> float:
     """VERA's reward of the largest coverage of an episode, 0..1."""
     return float(np.clip(best_coverage / REWARD_COVERAGE, 0, 1))
@@ -341,5 +364,7 @@ __all__ = [
     'SimWorld',
     'WorldError',
     'covered_progress',
+    'is_over',
     'make_world',
+    'reached_object',
 ]

@@ -10,7 +10,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vera_bringup.evaluation import EvaluationOptions, evaluate, evaluation_contract
+from vera_bringup.evaluation import (
+    EvaluationOptions,
+    episode_frames,
+    evaluate,
+    evaluation_contract,
+)
 from vera_bringup.exits import CommandError
 from vera_bringup.statistics import EpisodeResult, summarise
 
@@ -26,7 +31,7 @@ def run(
 ) -> None:
     """Evaluate and print; the last line is JSON if asked for."""
     try:
-        contract = evaluation_contract(embodiment, options.joints)
+        contract = evaluation_contract(embodiment, options.joints, options.coverage)
         results: Iterator[EpisodeResult]
         if ros:
             from vera_bringup.ros_evaluation import evaluate_through_ros
@@ -48,6 +53,7 @@ def run(
         'seed': options.seed,
         'held_out': options.held_out,
         'ros': ros,
+        'frames': episode_frames(contract, options),
         'seconds': round(time.perf_counter() - begin, 1),
         **summarise(finished),
     }
@@ -71,8 +77,14 @@ def _print(report: dict) -> None:
         f'{report["planner"]} + {report["translator"]}, {report["joints"]} joints: success '
         f'{report["success_rate"]:.1%} of {report["n"]} '
         f'(95% interval {report["ci_low"]:.1%} to {report["ci_high"]:.1%}), '
-        f'progress {report["progress"]:.2f}, wrong disc {report["wrong_rate"]:.1%}'
+        f'progress {report["progress"]:.2f}'
+        + (f', wrong disc {report["wrong_rate"]:.1%}' if 'coverage_rates' not in report else '')
     )
+    for row in report.get('coverage_rates', ()):
+        print(
+            f'  coverage >= {row["coverage"]:g}: {row["success_rate"]:.1%} '
+            f'(95% interval {row["ci_low"]:.1%} to {row["ci_high"]:.1%})'
+        )
     if report['replan_ms_p50'] is not None:
         p50, p95 = report['replan_ms_p50'], report['replan_ms_p95']
         print(f'{report["plans"]} plans, each {p50} ms (p50), {p95} ms (p95)')

@@ -105,6 +105,7 @@ def _statuses(client: VeraClient) -> dict[str, Any]:
             'seed': sim.seed,
             'distances': dict(zip(sim.objects, [round(d, 2) for d in sim.distances], strict=True)),
             'dwelled': sim.dwelled,
+            'coverage': None if math.isnan(sim.coverage) else round(sim.coverage, 3),
         },
     }
 

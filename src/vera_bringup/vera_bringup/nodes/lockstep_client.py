@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,19 +52,19 @@ class LockstepClient(VeraClient):
         """Simulated time of the newest truth of this episode [ns]; 0 before the first."""
         return stamp_from_msg(self._truths[-1]) if self._truths else 0
 
-    @property
-    def dwelled(self) -> str:
-        """The first object in which the tip stayed, as far as is known."""
-        return self._truths[-1].dwelled if self._truths else ''
+    def is_now(self, over: Callable[[SimStatus], bool]) -> bool:
+        """Whether the newest truth of this episode is such a one."""
+        return bool(self._truths) and over(self._truths[-1])
 
     def truth(self, seed: int) -> SimStatus | None:
         """The newest truth of the episode of `seed`; what came before it is dropped."""
         self._truths = [t for t in self._truths if t.seed == seed]
         return self._truths[-1] if self._truths else None
 
-    def last_truth(self, end: int) -> SimStatus:
-        """The newest truth that is not younger than `end` [ns]."""
-        return next(t for t in reversed(self._truths) if stamp_from_msg(t) <= end)
+    def deciding_truth(self, over: Callable[[SimStatus], bool], end: int) -> SimStatus:
+        """The first truth with which the episode was over, else the newest one up to `end` [ns]."""
+        until = [t for t in self._truths if stamp_from_msg(t) <= end]
+        return next((t for t in until if over(t)), until[-1])
 
     def settle(self) -> None:
         """Return when simulated time stands, so that nothing of this episode comes later."""

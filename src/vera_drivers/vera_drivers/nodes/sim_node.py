@@ -141,6 +141,8 @@ class SimNode(VeraNode):
             distances=truth.distances.tolist(),
             inside=truth.inside.tolist(),
             dwelled=truth.dwelled,
+            coverage=truth.coverage,
+            best_coverage=truth.best_coverage,
         )
         msg.header.stamp = stamp_to_msg(truth.stamp)
         self._truths.publish(msg)
