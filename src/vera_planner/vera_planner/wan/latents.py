@@ -50,12 +50,16 @@ def view_boxes(contract: Contract) -> tuple[Box, ...]:
     The padding is cut into slots as wide as the last view, as if cameras were there that see
     nothing; what is left over is a narrower one.
     """
-    boxes = [(s.start, s.stop - s.start) for s in slots(contract).values()]
-    left, width = sum(boxes[-1]), boxes[-1][1]
-    while left < contract.canvas.width:
-        boxes.append((left, min(width, contract.canvas.width - left)))
-        left += width
-    return tuple(boxes)
+    widths = [s.stop - s.start for s in slots(contract).values()]
+    return slot_boxes(widths, contract.canvas.width)
+
+
+def slot_boxes(widths: Sequence[int], canvas_width: int) -> tuple[Box, ...]:
+    """The boxes of a canvas [px] with views of these widths, as `view_boxes`."""
+    filled = list(widths)
+    while (free := canvas_width - sum(filled)) > 0:
+        filled.append(min(filled[len(widths) - 1], free))
+    return tuple((sum(filled[:i]), width) for i, width in enumerate(filled))
 
 
 def usable_frames(count: int, time_stride: int, most: int) -> int:
@@ -190,4 +194,6 @@ def _grouped(parts: list[Tensor], work: Callable[[Tensor], Tensor]) -> list[Tens
     return [part for part in found if part is not None]
 
 
-__all__ = ['Box', 'Codec', 'LatentCodec', 'LatentError', 'usable_frames', 'view_boxes']
+__all__ = [
+    'Box', 'Codec', 'LatentCodec', 'LatentError', 'slot_boxes', 'usable_frames', 'view_boxes',
+]  # fmt: skip
