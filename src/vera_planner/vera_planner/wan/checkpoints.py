@@ -397,8 +397,8 @@ def open_planner(
     parts = WanParts(
         denoiser=denoiser,
         vae=None if layout.vae == 'pixels' else load_vae(info, where),
-        text=text or _text(info, kind),
-        image=None if layout.image_dim is None else _image(info, kind),
+        text=text or load_text(info, kind),
+        image=None if layout.image_dim is None else load_image(info, kind),
         info=info,
     )
     parts.placement = Placement(parts, where, level)
@@ -557,7 +557,8 @@ def part_folder(info: PlannerInfo, part: str) -> Path:
     return found.folder / part
 
 
-def _text(info: PlannerInfo, dtype: torch.dtype) -> TextEncoder:
+def load_text(info: PlannerInfo, dtype: torch.dtype) -> TextEncoder:
+    """The text encoder of a planner; UMT5 is loaded at the first unknown prompt."""
     layout = info.layout
     if layout.text == 'minilm':
         return MiniLmText(layout.text_length)
@@ -572,7 +573,12 @@ def _text(info: PlannerInfo, dtype: torch.dtype) -> TextEncoder:
     return Umt5Text(load, layout.text_dim, layout.text_length)
 
 
-def _image(info: PlannerInfo, dtype: torch.dtype) -> ImageEncoder:
+def load_image(info: PlannerInfo, dtype: torch.dtype) -> ImageEncoder:
+    """The image encoder of a planner with an image branch.
+
+    Raises:
+        CheckpointError: the planner has none.
+    """
     from transformers import CLIPVisionModel
 
     folder = str(part_folder(info, 'image_encoder'))
