@@ -1,8 +1,8 @@
 """The whole loop in one process while the world goes on: what a slow planner does to a robot.
 
-Like `lockstep.LockstepLoop` the very classes of the nodes in simulated time, but a plan asked for at
-t comes at t + latency, and until then the controller ticks as it does live. Nothing is measured with
-a real clock, so the same episode gives the same numbers on every machine.
+Like `lockstep.LockstepLoop` the very classes of the nodes in simulated time, but a plan asked for
+at t comes at t + latency, and until then the controller ticks as it does live. Nothing is measured
+with a real clock, so the same episode gives the same numbers on every machine.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class _Run:
         goal, _ = self.goals.begin(self.prompt)
         self.goal_id = goal.goal_id
         self.controller.on_goal(self.goal_id, True)
-        while self.now < end and not world.truth().dwelled:
+        while self.now < end and not world.reached:
             while self.events and self.events[0][0] <= self.now:
                 heapq.heappop(self.events)[2]()
             if not self.goals.goal.active:
@@ -233,7 +233,9 @@ class _Run:
         self.clock.advance(self.contract.control.period_ns)
         self._sense()
         truth = self.world.truth()
-        if not truth.inside[truth.objects.index(self.target)]:
+        # Staying in the goal is no standing still; covering it takes no stay.
+        stays = self.world.success_coverage is None
+        if not (stays and truth.inside[truth.objects.index(self.target)]):
             self.last_outside = self.now
 
     def _after(self, seconds: float, what: Callable[[], None]) -> None:
@@ -299,9 +301,16 @@ class _Run:
             )
             self.servo_due = 0
             return
+        ahead = request.anchor - self.now
+        if self.loop.translator.needs_state and ahead > 0:
+            # Only then it is known where the joints are.
+            self._after(ns_to_seconds(ahead), lambda: self._translate(request, frames, seq))
+        else:
+            self._translate(request, frames, seq)
+
+    def _translate(self, request: PlanRequest, frames: Image, seq: int) -> None:
         translator = self.loop.translator
-        # A translator that needs the joints gets those of the newest frame: later ones are unknown.
-        state = self.world.positions_at(min(request.anchor, self.now))
+        state = self.world.positions_at(request.anchor) if translator.needs_state else None
         with one_thread():
             translation = translator.translate(request.start, frames, state)
         chunk = ActionChunk(
@@ -337,7 +346,7 @@ class _Run:
 
     def _result(self, start: int) -> TimedEpisode:
         world, status = self.world, self.controller.status(self.now)
-        found = outcome(world.truth().dwelled, self.target, self.goals.goal)
+        found = outcome(world.reached, self.target, self.goals.goal)
         stamps = np.array(self.stamps)
         begin = self.now if self.begin is None else self.begin
         end = self.last_outside if found == REACHED else self.now

@@ -124,6 +124,15 @@ class VisualServo:
         """Follow nothing."""
         self._dream, self._goals = None, []
 
+    @property
+    def goal_id(self) -> int:
+        """Goal of the plan that is followed; 0 if none."""
+        return 0 if self._dream is None else self._dream.goal_id
+
+    def wants(self, stamp: int) -> bool:
+        """Whether anything is planned for the time after `stamp` [ns]."""
+        return self._next(stamp) is not None
+
     def step(
         self, image: Image, stamp: int, state: NDArray[np.float64] | None = None
     ) -> Correction | None:

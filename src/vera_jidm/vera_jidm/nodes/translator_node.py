@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,9 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import Image as ImageMsg
 from sensor_msgs.msg import JointState
 
+from vera_core.canvas import CanvasError
 from vera_core.chunk import ActionChunk, ChunkError
-from vera_core.clocks import ns_to_seconds
+from vera_core.clocks import ns_to_seconds, seconds_to_ns, to_ns
 from vera_core.image_codec import ImageError
 from vera_core.nodes.base import OK, WARN, VeraNode, run_node
 from vera_core.nodes.convert import (
@@ -25,26 +28,34 @@ from vera_core.nodes.convert import (
     joints_from_msg,
     stamp_from_msg,
 )
-from vera_core.nodes.qos import CHUNK, IMAGE, PLAN, STATE, STATE_RELIABLE
+from vera_core.nodes.qos import CHUNK, IMAGE, LATCHED, PLAN, STATE, STATE_RELIABLE
+from vera_core.seams import Frame
 from vera_core.state_history import HistoryError, StateHistory
+from vera_core.views import ViewAssembler
 from vera_jidm.pictures import flow_strip, jacobian_colours
 from vera_jidm.registry import TRANSLATORS, make_translator
+from vera_jidm.servo import Dream, ServoError, VisualServo
 from vera_jidm.translator import MODES, Explanation, TranslationError
 from vera_jidm.worker import NewestWorker
 from vera_msgs.msg import ActionChunk as ActionChunkMsg
-from vera_msgs.msg import VisualPlan
+from vera_msgs.msg import GoalStatus, VisualPlan
 
 # Relative difference of two frame periods that counts as the same.
 _SAME_PERIOD = 1e-3
 # Joint states may swap places on the way; further back than this their clock was set back [ns].
 _DISORDER_NS = 500_000_000
+STATE_POLL_S = 0.01
+FOLLOW = ('chunk', 'servo')
 _ERRORS = (TranslationError, ImageError, ChunkError)
 
 
 @dataclass(frozen=True)
 class _Job:
-    plan: VisualPlan
+    """A plan to translate; in servo mode the newest canvas, and a plan only if it is new."""
+
+    plan: VisualPlan | None
     received: int
+    canvas: Frame | None = None
 
 
 class TranslatorNode(VeraNode):
@@ -68,8 +79,20 @@ class TranslatorNode(VeraNode):
         threads = self.param('threads', 1, 'threads of the network', low=1)
         lockstep = self.param('lockstep', False, 'no joint state may be lost on the way')
         self._state_qos = STATE_RELIABLE if lockstep else STATE
+        self._follow = self.param(
+            'follow', FOLLOW[0],
+            'chunk: a plan becomes one chunk; servo: its frames are goals for what the camera sees',
+            choices=FOLLOW,
+        )
+        rate = self.param('servo_rate', 10.0, '[Hz] corrections in servo mode', low=1.0, high=20.0)
+        self._servo_period_ns = seconds_to_ns(1 / rate)
         _set_threads(threads)
         self._translator = make_translator(name, self.contract, checkpoint, mode=mode)
+        self._servo = None
+        if self._follow == 'servo':
+            if lockstep:
+                raise ServoError('servo mode is for live use: in lock-step time waits for the plan')
+            self._servo = VisualServo(self._translator, self.contract)
         self._history = StateHistory(max_gap=self.contract.control.state_timeout)
         self._history_lock = threading.Lock()
         self._bad_state = False
@@ -79,8 +102,8 @@ class TranslatorNode(VeraNode):
         self._jacobian = self.create_publisher(ImageMsg, 'debug/jacobian', IMAGE)
         self._translated = self._refused = 0
         self.get_logger().info(
-            f'{name} {self._translator.checkpoint_hash}, {mode}, flow {self._translator.flow_id}, '
-            f'channels {", ".join(self._translator.channels)}'
+            f'{name} {self._translator.checkpoint_hash}, {mode}, {self._follow}, '
+            f'flow {self._translator.flow_id}, channels {", ".join(self._translator.channels)}'
         )
 
     def start(self) -> None:
@@ -89,6 +112,16 @@ class TranslatorNode(VeraNode):
         if self._translator.needs_state:
             self.create_subscription(JointState, 'joint_states', self._on_state, self._state_qos)
         self.create_subscription(VisualPlan, 'visual_plan', self._on_plan, PLAN)
+        if self._servo is None:
+            return
+        self._views = ViewAssembler(self.contract)
+        self._new_plan: VisualPlan | None = None
+        self._ended_goal = self._servo_due = 0
+        for camera in self.contract.cameras:
+            self.create_subscription(
+                ImageMsg, camera.topic, partial(self._on_image, camera.name), IMAGE
+            )
+        self.create_subscription(GoalStatus, 'goal_status', self._on_goal, LATCHED)
 
     def halt(self) -> None:
         worker = getattr(self, '_worker', None)
@@ -97,7 +130,26 @@ class TranslatorNode(VeraNode):
 
     def _on_plan(self, plan: VisualPlan) -> None:
         with self.monitor('visual_plan'):
-            self._worker.submit(_Job(plan, self.now_ns()))
+            if self._servo is None:
+                self._worker.submit(_Job(plan, self.now_ns()))
+            else:
+                self._new_plan, self._servo_due = plan, 0  # followed from the next frame on
+
+    def _on_goal(self, msg: GoalStatus) -> None:
+        if msg.status != GoalStatus.ACTIVE:
+            self._ended_goal = int(msg.goal_id)
+
+    def _on_image(self, name: str, msg: ImageMsg) -> None:
+        with self.monitor('image'):
+            try:
+                frame = self._views.add(name, image_from_msg(msg), stamp_from_msg(msg))
+            except (ImageError, CanvasError) as error:
+                self.report(f'camera {name}', WARN, f'image refused: {error}')
+                return
+            if frame is None or frame.stamp < self._servo_due:
+                return
+            self._servo_due = frame.stamp + self._servo_period_ns
+            self._worker.submit(_Job(None, self.now_ns(), frame))
 
     def _on_state(self, msg: JointState) -> None:
         with self.monitor('joint_states'):
@@ -122,6 +174,7 @@ class TranslatorNode(VeraNode):
         """Joint positions when the anchor was taken, float64 [joints]; None where nobody asks."""
         if not self._translator.needs_state:
             return None
+        self._await_state(stamp)
         try:
             with self._history_lock:
                 return self._history.at(stamp)
@@ -131,9 +184,60 @@ class TranslatorNode(VeraNode):
                 f'and joint_states does not tell them: {error}'
             ) from error
 
+    def _await_state(self, stamp: int) -> None:
+        """An anchor may be still to come: wait until the joints have been there."""
+        most = ns_to_seconds(stamp - self.now_ns()) + self.contract.control.state_timeout
+        deadline = time.monotonic() + most
+        while (self._history.newest or 0) < stamp and time.monotonic() < deadline:
+            if self.stopping.wait(STATE_POLL_S):
+                return
+
     def _work(self, job: _Job) -> None:
+        if job.canvas is not None:
+            self._correct(job.canvas, job.received)
+        elif job.plan is not None:
+            self._translate(job.plan, job.received)
+
+    def _correct(self, canvas: Frame, received: int) -> None:
+        """One step of the servo loop."""
+        servo = self._servo
+        assert servo is not None
+        plan, self._new_plan = self._new_plan, None
+        if plan is not None:
+            try:
+                servo.take(self._dream(plan))
+            except Exception as error:  # the last plan is followed to its end, then the robot holds
+                self._failed(_Job(plan, received), error)
+        if servo.goal_id == self._ended_goal:
+            servo.clear()
+        if not servo.wants(canvas.stamp):
+            return
+        with self.monitor('servo'):
+            state = self._state_at(canvas.stamp)
+            correction = servo.step(canvas.image, canvas.stamp, state)
+            if correction is None or self.stopping.is_set():
+                return
+            latency = max(0.0, ns_to_seconds(self.now_ns() - received))
+            chunk = replace(correction.chunk, latency=latency)
+            self._chunks.publish(chunk_to_msg(chunk))
+        self._translated += 1
+        self._tell(chunk, correction.explanation, correction.doubt)
+
+    def _dream(self, plan: VisualPlan) -> Dream:
+        anchor, frames = self._frames(plan)
+        stamp = stamp_from_msg(plan)
+        return Dream(
+            goal_id=int(plan.goal_id),
+            plan_seq=int(plan.plan_seq),
+            anchor=anchor,
+            frames=frames,
+            stamp=stamp,
+            period=self.contract.video.frame_period_ns,
+            seen=to_ns(plan.observed) or stamp,
+        )
+
+    def _translate(self, plan: VisualPlan, received: int) -> None:
         with self.monitor('translate'):
-            plan = job.plan
             anchor, frames = self._frames(plan)
             state = self._state_at(stamp_from_msg(plan))
             translation, explanation = self._translator.explain(anchor, frames, state)
@@ -150,7 +254,8 @@ class TranslatorNode(VeraNode):
                 observability=translation.observability,
                 translator_id=self._translator.translator_id,
                 model_hash=self._translator.checkpoint_hash,
-                latency=max(0.0, ns_to_seconds(self.now_ns() - job.received)),
+                latency=max(0.0, ns_to_seconds(self.now_ns() - received)),
+                observed=to_ns(plan.observed) or None,
             )
             self._chunks.publish(chunk_to_msg(chunk))
         self._translated += 1
@@ -177,16 +282,19 @@ class TranslatorNode(VeraNode):
 
     def _failed(self, job: _Job, error: Exception) -> None:
         self._refused += 1
-        what = f'plan {job.plan.plan_seq} of goal {job.plan.goal_id} is not translated'
+        what = 'a camera frame is not translated'
+        if job.plan is not None:
+            what = f'plan {job.plan.plan_seq} of goal {job.plan.goal_id} is not translated'
         if isinstance(error, _ERRORS):
             self.get_logger().error(f'{what}: {error}')
         else:
             self.get_logger().error(f'{what}: {type(error).__name__}: {error}')
         self.report('plans', WARN, f'{what}: {error}', **self._counts())
 
-    def _tell(self, chunk: ActionChunk, explanation: Explanation) -> None:
+    def _tell(self, chunk: ActionChunk, explanation: Explanation, doubt: str = '') -> None:
         """Debug pictures and diagnostics of a translation."""
-        problems = [f'step {k}: {p}' for k, p in enumerate(explanation.problems) if p]
+        problems = [f'follows the plan blindly: {doubt}'] if doubt else []
+        problems += [f'step {k}: {p}' for k, p in enumerate(explanation.problems) if p]
         self.report(
             'plans', WARN if problems else OK, '; '.join(problems),
             residual=' '.join(f'{r:.2f}' for r in chunk.residual),
@@ -214,6 +322,7 @@ class TranslatorNode(VeraNode):
             'translated': self._translated,
             'refused': self._refused,
             'superseded': self._worker.superseded,
+            'blind': self._servo.fallbacks if self._servo is not None else 0,
         }
 
     def _warm_up(self) -> None:

@@ -29,7 +29,10 @@ def goal_to_msg(goal: Goal, now: int) -> GoalStatus:
 def plan_to_msg(
     plan: Plan, request: PlanRequest, plan_seq: int, planner: VideoPlanner, contract: Contract
 ) -> VisualPlan:
-    """vera_msgs/VisualPlan of a plan; its stamp is the anchor's."""
+    """vera_msgs/VisualPlan of a plan; its stamp is the anchor's.
+
+    Committed is what the contract says, or all that the request's horizon asked for.
+    """
     msg = VisualPlan(
         goal_id=request.goal_id,
         plan_seq=plan_seq,
@@ -38,8 +41,10 @@ def plan_to_msg(
         planner_hash=planner.checkpoint_hash,
         views=list(contract.camera_names),
         frame_period=plan.frame_period,
-        committed=contract.video.committed,
-        anchor=canvas_to_image_msg(request.context[-1], request.anchor),
+        committed=max(contract.video.committed, min(request.horizon, len(plan.frames))),
+        anchor=canvas_to_image_msg(request.start, request.anchor),
+        pending=0 if request.pending is None else len(request.pending),
+        observed=stamp_to_msg(request.seen),
         frames=frames_to_msgs(plan.frames, request.anchor, plan.frame_period),
         motion=plan.motion,
         latency=plan.latency,
@@ -50,5 +55,5 @@ def plan_to_msg(
 
 def strip_to_msg(plan: Plan, request: PlanRequest) -> ImageMsg:
     """All frames side by side, the anchor first: for viewers."""
-    strip = np.concatenate([request.context[-1], *plan.frames], axis=1)
+    strip = np.concatenate([request.start, *plan.frames], axis=1)
     return canvas_to_image_msg(strip, request.anchor)

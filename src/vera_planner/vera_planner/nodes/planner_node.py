@@ -20,6 +20,7 @@ from rclpy.exceptions import InvalidHandle
 from sensor_msgs.msg import Image as ImageMsg
 
 from vera_core.canvas import CanvasError
+from vera_core.clocks import ns_to_seconds, seconds_to_ns
 from vera_core.contract import CameraSpec, Contract
 from vera_core.image_codec import ImageError
 from vera_core.nodes.base import OK, WARN, VeraNode, run_node
@@ -29,12 +30,20 @@ from vera_core.nodes.run import describe
 from vera_core.seams import VideoPlanner
 from vera_core.seeds import plan_seed
 from vera_msgs.msg import ActionChunk, ControllerStatus, GoalStatus, VisualPlan
+from vera_planner.execution import Execution, Latency
 from vera_planner.goal import Goal, GoalCode, GoalKeeper, PlanRefusedError, PromptError, SettleRule
 from vera_planner.nodes.expert_client import ExpertClient
 from vera_planner.nodes.goal_server import GoalServer
 from vera_planner.nodes.plan_msgs import goal_to_msg, plan_to_msg, strip_to_msg
 from vera_planner.observer import Observer
-from vera_planner.planning import PlanRequest, imagine, warm_up
+from vera_planner.planning import (
+    PlanRequest,
+    continued,
+    imagine,
+    knows_pending,
+    waited,
+    warm_up,
+)
 from vera_planner.registry import PLANNERS, make_planner
 from vera_planner.scheduler import PlanScheduler
 from vera_planner.worker import PlanOutcome, PlanWorker
@@ -73,6 +82,17 @@ class PlannerNode(VeraNode):
         self._plan_timeout = self.param(
             'plan_timeout', 15.0, '[s] after which a planner is taken to hang, live', low=0.1
         )
+        self._mode = self.param(
+            'mode', 'async', 'async: plan while the last plan is executed; sync: stop and go; live',
+            choices=('async', 'sync'),
+        )
+        pending = self.param(
+            'pending', True, 'tell the planner, if it can use them, the frames still to be executed'
+        )
+        horizon = self.param(
+            'horizon', 0.0, '[s] that plans reach at least, live: two latencies and a frame, or '
+            "more; 0 = the planner's look-ahead", low=0.0,
+        )
         still = self.param(
             'still_motion', SettleRule.still_motion, '[grey levels] below it a plan is still',
             low=1e-3,
@@ -94,6 +114,10 @@ class PlannerNode(VeraNode):
         self._scheduler = (
             PlanScheduler.lockstep(contract) if self._lockstep else PlanScheduler.live(replan)
         )
+        self._horizon = 0 if self._lockstep else math.ceil(horizon / contract.video.frame_period)
+        self._pending = pending and self._mode == 'async' and knows_pending(self._planner)
+        self._execution = Execution(contract)
+        self._latency, self._translation_ns, self._asked = Latency(), 0, 0
         self._goals = GoalKeeper(SettleRule(still_motion=still), self._on_goal)
         self._plans = self.create_publisher(VisualPlan, 'visual_plan', PLAN)
         self._strips = self.create_publisher(ImageMsg, 'plan/image', IMAGE)
@@ -160,6 +184,7 @@ class PlannerNode(VeraNode):
             parts.append(f'the controller is {self._controller}: it needs reset')
         goal, _ = self._goals.begin(prompt, '; '.join(parts))
         self._warm_start = self._unsent = None
+        self._execution.forget()
         self._residual = math.nan
         if self._lockstep:
             # Live, the first plan waits for a frame that is younger than the goal.
@@ -175,6 +200,8 @@ class PlannerNode(VeraNode):
 
     def _on_controller(self, msg: ControllerStatus) -> None:
         self._controller = STATES[msg.state] if msg.state < len(STATES) else str(msg.state)
+        running = msg.state == ControllerStatus.RUNNING and msg.plan_seq > 0
+        self._execution.heard(running, int(msg.plan_seq), stamp_from_msg(msg))
         if self._controller in ENDS_GOALS:
             reason = msg.reason or 'it gave no reason'
             self._goals.cancel(f'the controller is {self._controller}: {reason}', GoalCode.STOPPED)
@@ -182,6 +209,8 @@ class PlannerNode(VeraNode):
     def _on_chunk(self, msg: ActionChunk) -> None:
         if len(msg.residual):
             self._residual = float(np.mean(msg.residual))
+        if msg.part == 0:
+            self._translation_ns = seconds_to_ns(msg.latency)
 
     def _topics(self, cameras: Iterable[CameraSpec]) -> str:
         return ', '.join(self.resolve_topic_name(camera.topic) for camera in cameras)
@@ -227,6 +256,8 @@ class PlannerNode(VeraNode):
             return
         if not self._scheduler.due(goal.goal_id, newest):
             return
+        if self._mode == 'sync' and not self._lockstep and not self._execution.over(newest):
+            return
         request = PlanRequest(
             context=self._observer.context(),
             anchor=newest,
@@ -235,7 +266,11 @@ class PlannerNode(VeraNode):
             plan_index=goal.plans,
             seed=plan_seed(self._seed, goal.goal_id, goal.plans),
             warm_start=self._warm_start,
+            horizon=self._horizon,
         )
+        if self._pending and not self._lockstep:
+            request = continued(request, self._observer, self._execution, self._latency.ns)
+        self._asked = time.monotonic_ns()
         self._scheduler.began(goal.goal_id, newest)
         self._worker.submit(request)
 
@@ -259,16 +294,24 @@ class PlannerNode(VeraNode):
             return
         self._warm_start = plan.warm_start
         goal = self._goals.planned(plan.motion)
+        self._latency.add(time.monotonic_ns() - self._asked + self._translation_ns)
+        if not self._lockstep:
+            request = waited(request, self._observer, self._execution)
         self._strips.publish(strip_to_msg(plan, request))
         self.report(
             'planner', OK, self._planner.planner_id,
             hash=self._planner.checkpoint_hash, latency_s=f'{plan.latency:.3f}',
             motion=f'{plan.motion:.1f}', context=len(request.context),
+            pending=0 if request.pending is None else len(request.pending), mode=self._mode,
+            until_executed_s=f'{ns_to_seconds(self._latency.ns):.3f}',
         )
         if not goal.active:
             return  # the plan came to rest: there is nothing to execute
         self._plan_seq += 1
         message = plan_to_msg(plan, request, self._plan_seq, self._planner, self.contract)
+        frames = plan.frames[: message.committed]
+        newest = self._observer.newest or request.anchor
+        self._execution.sent(self._plan_seq, request.anchor, frames, newest)
         if self._lockstep and not self._translator_listens():
             self._unsent = message  # nobody would execute it, and the loop would stand for ever
         else:
