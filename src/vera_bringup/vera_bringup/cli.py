@@ -131,7 +131,10 @@ def demo(
     translator_checkpoint: TranslatorCheckpoint = '',
     seed: Seed = 0,
     goals: Annotated[int, typer.Option(help='goals to send', min=1, max=100)] = 5,
-    timeout: Timeout = 25.0,
+    timeout: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="seconds for a goal; the contract's if left out", min=0.1),
+    ] = None,
     as_json: Json = False,
     domain: Domain = None,
     namespace: Namespace = 'vera',
