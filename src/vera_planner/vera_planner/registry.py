@@ -10,7 +10,7 @@ from vera_core.contract import CheckpointRef, Contract
 from vera_core.contract_files import checkpoint_folders
 from vera_core.seams import VideoPlanner
 
-PLANNERS = ('compact', 'oracle', 'remote')
+PLANNERS = ('compact', 'oracle', 'remote', 'wan')
 SHIPPED = Path(__file__).parent / 'checkpoints'
 
 
@@ -29,7 +29,8 @@ def make_planner(
         name: one of PLANNERS.
         contract: what the embodiment sees.
         checkpoint: name or path; the contract's default if None. For `remote` the server's URL,
-            or a YAML file with vera_planner.remote.client.RemoteOptions.
+            or a YAML file with vera_planner.remote.client.RemoteOptions. For `wan` a folder, a name
+            or a hub id, or a YAML file with vera_planner.wan.planner.WanOptions.
         provider: where the oracle gets the expert's future from; the others need none.
         steps: sampling steps; the planner's default if None.
         threads: CPU threads; all but one core, at most 4, if None.
@@ -38,6 +39,7 @@ def make_planner(
         ValueError: an unknown planner, an oracle without a provider, a remote one without a URL.
         RemoteError: the server cannot be reached or has another contract.
         CheckpointError: the checkpoint is missing, damaged or of another contract.
+        MemoryNeedError, SpeedError: `wan` does not fit this machine, or an option cannot be had.
     """
     if name == 'oracle':
         from vera_planner.oracle import OraclePlanner
@@ -49,6 +51,19 @@ def make_planner(
         from vera_planner.remote.client import RemotePlanner, read_options
 
         return RemotePlanner(read_options(checkpoint or ''), contract)
+    if name == 'wan':
+        from vera_planner.wan.planner import WanPlanner
+        from vera_planner.wan.planner import read_options as read_wan_options
+
+        ours = contract.defaults.planner == 'wan'
+        default = contract.defaults.planner_checkpoint if ours else None
+        chosen = checkpoint or (default.name if default else '')
+        if not chosen:
+            raise ValueError(
+                'the wan planner needs a checkpoint: a folder, a name, a hub id or a YAML file '
+                'with options (config/planners/wan.yaml)'
+            )
+        return WanPlanner.load(read_wan_options(chosen), contract, steps=steps, threads=threads)
     if name != 'compact':
         raise ValueError(f'unknown planner {name!r}; known: {", ".join(PLANNERS)}')
     from vera_planner.compact import STEPS, CompactPlanner

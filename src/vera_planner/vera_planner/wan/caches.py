@@ -143,11 +143,7 @@ class StepCache:
         Raises:
             CacheError: the first plan of enough steps was computed as if there were no cache.
         """
-        if self._calibrating:
-            if self._first == 0:
-                self._harvest()
-            return
-        if self._checked or self._steps - self._first < CHECKED_STEPS:
+        if self.finish() or self._checked or self._steps - self._first < CHECKED_STEPS:
             return
         self._checked = True
         if self.computed >= self.possible:
@@ -155,6 +151,13 @@ class StepCache:
                 f'cache {self.settings.kind!r} skipped nothing in {self._steps - self._first} '
                 'steps; raise its threshold (measure with `vera bench planner`) or leave it out'
             )
+
+    def finish(self) -> bool:
+        """The plan is done, without the check; True if it was one to measure the ratios."""
+        measured = self._calibrating
+        if measured and self._first == 0:
+            self._harvest()
+        return measured
 
     def close(self) -> None:
         """Take the hooks out again."""
