@@ -185,6 +185,12 @@ def test_a_real_robot_has_a_camera_node_for_each_camera():
     assert names == ['camera_top', 'controller', 'translator', 'planner']
 
 
+def test_every_simulated_embodiment_has_its_launch_file():
+    for contract in resource('config', 'embodiments', 'finger.yaml').parent.glob('*.yaml'):
+        text = resource('launch', f'{contract.stem}.launch.py').read_text()
+        assert f"return describe_launch('{contract.stem}')" in text
+
+
 def test_parameters_keep_their_types():
     import yaml
 

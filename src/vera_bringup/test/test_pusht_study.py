@@ -151,3 +151,13 @@ def test_bad_options_are_refused(contract, tmp_path):
         StudyOptions(models=('direct_pear',))
     with pytest.raises(ValueError, match='not the simulated PushT'):
         pusht_data.collect(load_contract('finger'), tmp_path, 5, 0)
+    for wrong in ({'discs': 2}, {'frames': 3}, {'span': 0.1}):
+        with pytest.raises(ValueError, match=f'{next(iter(wrong))} is for the simulated finger'):
+            selfplay.collect(contract, tmp_path, 5, 0, **wrong)
+    with pytest.raises(ValueError, match='max_delta is -1 m'):
+        selfplay.collect(contract, tmp_path, 5, 0, max_delta=-1)
+
+
+def test_self_play_goes_no_further_than_was_asked_for(contract, tmp_path):
+    selfplay.collect(contract, tmp_path, 8, 3, max_delta=0.01)
+    assert 0.001 < ShardFolder(tmp_path).action_max.max() <= 0.01

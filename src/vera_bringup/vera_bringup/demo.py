@@ -35,8 +35,9 @@ class Outcome:
     """What became of a task, by the simulator's ground truth.
 
     Attributes:
-        reached: the tip stayed in the instructed object, and in no other before.
-        dwelled: the first object in which it stayed; '' if none.
+        reached: the tip stayed in the instructed object, and in no other before; of PushT, the
+            block stayed on its goal.
+        dwelled: the first object in which that was so; '' if none.
         seconds: from the goal to the dwell, or to giving up.
         status: what the planner said about it; message: in its words.
         plans: made for it.
@@ -61,7 +62,7 @@ class Comparison:
 
 
 def make_tasks(contract: Contract, goals: int, seed: int) -> list[Task]:
-    """Tasks with scenes of their own; neither sentence nor object twice in a row."""
+    """Tasks with scenes of their own; no sentence, and of two objects none, twice in a row."""
     world = make_world(contract)
     tasks: list[Task] = []
     for number in range(1, goals + 1):
@@ -70,7 +71,8 @@ def make_tasks(contract: Contract, goals: int, seed: int) -> list[Task]:
         for attempt in range(100):
             prompt, target = instruction(world, episode_seed(scene, attempt), False)
             last = tasks[-1] if tasks else None
-            if last is None or (last.target != target and last.prompt != prompt):
+            other = last is None or last.target != target or len(world.env.objects) == 1
+            if last is None or (other and last.prompt != prompt):
                 break
         tasks.append(Task(number, scene, prompt, target))
     return tasks

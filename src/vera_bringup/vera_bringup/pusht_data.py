@@ -20,7 +20,13 @@ _EPISODE_NS = 2 * NS_PER_S  # from one transition to the next: each is an episod
 
 
 def collect(
-    contract: Contract, folder: Path, transitions: int, seed: int, *, analytic: bool = True
+    contract: Contract,
+    folder: Path,
+    transitions: int,
+    seed: int,
+    *,
+    analytic: bool = True,
+    max_delta: float = MAX_DELTA,
 ) -> int:
     """Write self-play of the simulated PushT to `folder`; files that are there are kept.
 
@@ -33,18 +39,22 @@ def collect(
         transitions: in files of 500.
         seed: of everything random.
         analytic: also store the exact flow.
+        max_delta: longest displacement [m].
 
     Returns:
         Number of transitions written now.
 
     Raises:
-        ValueError: another environment, or a folder with episodes of another recipe.
+        ValueError: another environment, a length that is none, or a folder with episodes of
+            another recipe.
         OSError: the disk is full.
     """
     if contract.sim is None or contract.sim.environment != 'pusht':
         raise ValueError(f'embodiment {contract.embodiment!r} is not the simulated PushT')
+    if not (np.isfinite(max_delta) and max_delta > 0):
+        raise ValueError(f'max_delta is {max_delta} m; it must be a positive number')
     env = make_environment('pusht', contract.sim.options, contract.cameras[0].height)
-    options = {**contract.sim.options, 'max_delta': MAX_DELTA, 'analytic': analytic}
+    options = {**contract.sim.options, 'max_delta': max_delta, 'analytic': analytic}
     meta: dict[str, Any] = {
         'contract': contract.action_fields(),
         'joints': list(contract.joint_names),
@@ -54,7 +64,7 @@ def collect(
         'seed': seed,
         'licence': 'Apache-2.0, generated',
     }
-    play = partial(_play, env, contract, analytic)
+    play = partial(_play, env, contract, analytic, max_delta)
     return write_files(Path(folder), transitions, seed, meta, play)
 
 
@@ -62,6 +72,7 @@ def _play(
     env: Any,
     contract: Contract,
     analytic: bool,
+    max_delta: float,
     rng: np.random.Generator,
     count: int,
     first: int,
@@ -78,7 +89,7 @@ def _play(
     flow = np.zeros((count, height, width, 2), np.float16) if analytic else None
     back = np.zeros_like(flow) if flow is not None else None
     for i in range(count):
-        play = env.self_play(rng, MAX_DELTA)
+        play = env.self_play(rng, max_delta)
         before[i] = canvas.tile({name: env.render_scene(play.before)}, contract)
         after[i] = canvas.tile({name: env.render_scene(play.after)}, contract)
         actions[i] = play.action[columns]

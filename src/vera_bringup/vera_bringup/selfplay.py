@@ -124,37 +124,39 @@ def collect(
     transitions: int,
     seed: int = 0,
     *,
-    max_delta: float = MAX_DELTA,
+    max_delta: float | None = None,
     span: float | None = None,
     frames: int = 2,
     discs: int | None = None,
     analytic: bool = True,
 ) -> int:
-    """Write `transitions` self-play transitions of the simulated finger to `folder`.
+    """Write `transitions` self-play transitions of a simulated embodiment to `folder`.
 
-    Joint angles are uniform within the limits, each joint then moves by up to `max_delta` [rad].
+    Of the finger: joint angles are uniform within the limits, each joint then moves by up to
+    `max_delta` [rad]. PushT has a recipe of its own, see pusht_data.collect.
     Files that are there are kept, so that an interrupted collection goes on where it was and a
     smaller one grows; the first transitions of a seed are always the same.
 
     Args:
-        contract: of a simulated finger.
+        contract: of a simulated finger, or of PushT.
         folder: of the episode files, see docs/reference/episode-format.md.
         transitions: in files of 500.
         seed: of everything random.
-        max_delta: largest change of a joint in one transition [rad].
-        span: joint angles stay within +-span [rad]; None: within the limits.
-        frames: of one episode; 2 is a scene for every transition.
-        discs: on the table; None: as many as the contract says.
+        max_delta: largest change of a joint in one transition [rad], of PushT the longest
+            displacement [m]; None: 0.12 rad, 0.024 m.
+        span: finger: joint angles stay within +-span [rad]; None: within the limits.
+        frames: finger: of one episode; 2 is a scene for every transition.
+        discs: finger: on the table; None: as many as the contract says.
         analytic: also store the simulator's own flow.
 
     Returns:
         Number of transitions written now.
 
     Raises:
-        ValueError: no such simulation, or a folder with episodes of another recipe.
+        ValueError: no such simulation, an option that it does not know, or a folder with episodes
+            of another recipe.
         OSError: the disk is full.
     """
-    play = Play(max_delta, span, frames, discs, analytic)
     if contract.sim is None:
         raise ValueError(
             f'embodiment {contract.embodiment!r} has no simulated environment; '
@@ -163,9 +165,14 @@ def collect(
     if contract.sim.environment == 'pusht':
         from vera_bringup import pusht_data
 
-        return pusht_data.collect(contract, folder, transitions, seed, analytic=analytic)
+        _only_max_delta(span, frames, discs)
+        most = pusht_data.MAX_DELTA if max_delta is None else max_delta
+        return pusht_data.collect(
+            contract, folder, transitions, seed, analytic=analytic, max_delta=most
+        )
     if contract.sim.environment != 'finger':
         raise ValueError(f'self-play of {contract.sim.environment!r} is not made by this recipe')
+    play = Play(MAX_DELTA if max_delta is None else max_delta, span, frames, discs, analytic)
     options = {**contract.sim.options, **({} if discs is None else {'discs': discs})}
     env: FingerEnv = make_environment('finger', options, contract.cameras[0].height)
     meta: dict[str, Any] = {
@@ -178,6 +185,13 @@ def collect(
         'licence': 'Apache-2.0, generated',
     }
     return write_files(Path(folder), transitions, seed, meta, partial(_play, env, contract, play))
+
+
+def _only_max_delta(span: float | None, frames: int, discs: int | None) -> None:
+    given = (('span', span, None), ('frames', frames, 2), ('discs', discs, None))
+    for name, value, usual in given:
+        if value != usual:
+            raise ValueError(f'{name} is for the simulated finger; leave it out with PushT')
 
 
 def write_files(

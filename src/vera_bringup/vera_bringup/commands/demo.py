@@ -46,7 +46,7 @@ def run(
     embodiment: str,
     options: GraphOptions,
     goals: int,
-    timeout: float,
+    timeout: float | None,
     as_json: bool,
     domain: str | None,
     runs: Path,
@@ -61,7 +61,8 @@ def run(
             )
         # SIGTERM ends the demonstration as Ctrl-C does: through every cleanup.
         signal.signal(signal.SIGTERM, _interrupt)
-        report = _perform(prepared, goals, timeout, Console())
+        patience = timeout or prepared.contract.goal.timeout
+        report = _perform(prepared, goals, patience, Console())
     if as_json:
         print(json.dumps(report))
     if not report['passed']:
