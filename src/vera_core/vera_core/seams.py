@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vera_core.chunk import ActionChunk
+from vera_core.gates import Verdict
 
 Image = NDArray[np.uint8]
 Array = NDArray[np.float32]
@@ -29,6 +30,10 @@ class Plan:
         motion: mean absolute change between the anchor and the last frame over the 1% most
             changed pixels, grey levels 0..255; near zero means that the plan stands still.
         warm_start: what the planner wants back at the next call, or None.
+        alternatives: uint8 [n, K, H, W, 3], further candidates for the committed frames, or None.
+        disagreement: mean difference of the candidates at the last committed frame, grey levels;
+            NaN with one candidate.
+        verdict: what the frames tell about the plan; None where nobody looked.
     """
 
     frames: Image
@@ -36,6 +41,9 @@ class Plan:
     latency: float = 0.0
     motion: float = 0.0
     warm_start: Any = field(default=None, repr=False)
+    alternatives: Image | None = field(default=None, repr=False)
+    disagreement: float = float('nan')
+    verdict: Verdict | None = None
 
 
 @runtime_checkable

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vera_core.checkpoint import CheckpointInfo, write_atomic
+from vera_core.normal import Tail
 from vera_core.seams import Array, Image
 from vera_jidm.flow import consistency
 
@@ -44,7 +45,6 @@ SIGNALS = (
 FALSE_ALARMS = 0.01
 FORMAT = 1
 _LOG = logging.getLogger(__name__)
-_GRID = np.linspace(0, 0.95, 20)
 _MOVING = 0.01  # of the pixels: those that changed most tell whether anything moves
 # Below this change [grey levels] a frame counts as a copy, however small the change is.
 _COPY = 0.5
@@ -163,37 +163,6 @@ class PlanHonesty:
     def calibrated(self) -> bool:
         """Whether the scores mean anything."""
         return bool(np.isfinite(self.threshold))
-
-
-@dataclass(frozen=True)
-class Tail:
-    """Distribution of one signal over real transitions: quantiles, and an exponential tail.
-
-    Attributes:
-        quantiles: float64 [20], at 0, 0.05 .. 0.95.
-        excess: mean of what lies above the last quantile, minus it.
-    """
-
-    quantiles: Float
-    excess: float
-
-    @classmethod
-    def of(cls, values: Float) -> Tail:
-        """From values [N]."""
-        quantiles = np.quantile(values, _GRID)
-        above = values[values > quantiles[-1]] - quantiles[-1]
-        floor = 1e-3 * max(float(np.abs(quantiles).max()), 1e-9)
-        return cls(quantiles, max(float(above.mean()) if len(above) else 0.0, floor))
-
-    def rarity(self, values: Float) -> Float:
-        """-log10 of the share of real transitions with a larger value."""
-        inside = -np.log10(1 - np.interp(values, self.quantiles, _GRID))
-        beyond = np.maximum(values - self.quantiles[-1], 0) / self.excess
-        return np.asarray(inside + beyond * np.log10(np.e))
-
-    def at(self, share: float) -> float:
-        """The value that a share (below 0.05) of the transitions exceeds."""
-        return float(self.quantiles[-1] + self.excess * np.log((1 - _GRID[-1]) / share))
 
 
 @dataclass(frozen=True)
