@@ -402,6 +402,48 @@ def train_planner(
     )
 
 
+@train.command('video')
+def train_video(
+    config: Annotated[
+        Path, typer.Option(help='recipe, as config/planners/train_tiny.yaml', exists=True)
+    ],
+    layout: Annotated[str, typer.Option(help='another size than the recipe says')] = '',
+    steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help='another number of optimiser steps', min=1),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='folder for state, curve, samples and planner; runs/train_<name>'),
+    ] = None,
+    resume: Annotated[bool, typer.Option('--resume', help='go on where it stopped')] = False,
+    precompute: Annotated[
+        bool, typer.Option('--precompute', help='only encode windows, into `precomputed`')
+    ] = False,
+    device: Annotated[str, typer.Option(help='cpu or cuda; cuda where there is one')] = '',
+    threads: Annotated[int, typer.Option(help='CPU threads', min=1)] = 1,
+    tensorboard: Annotated[
+        bool, typer.Option('--tensorboard', help='write event files beside the curve')
+    ] = False,
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option('--set', help='any key of the recipe, as optimiser.batch=2; repeatable'),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a planner of the Wan family, of any size, by diffusion forcing.
+
+    On several GPUs: torchrun --nproc_per_node 8 .venv/bin/vera train video --config ...
+    See docs/how-to/train-a-planner.md.
+    """
+    from vera_bringup.commands.train_video import run
+
+    run(
+        config, layout, steps, out, resume, precompute, device, threads, tensorboard, as_json,
+        settings or [],
+    )
+
+
 @bench.command('transport')
 def bench_transport(
     seconds: Annotated[float, typer.Option(help='how long', min=1)] = 30.0,

@@ -103,7 +103,7 @@ class Lora(Checked):
     """Adapters (arXiv 2106.09685) instead of all weights; they are merged into what is written."""
 
     rank: int = field(default=64, metadata=AT_LEAST_1)
-    alpha: float = field(default=64.0, metadata=POSITIVE)
+    alpha: int = field(default=64, metadata=AT_LEAST_1)
     targets: tuple[str, ...] = LORA_TARGETS
 
 
@@ -159,6 +159,8 @@ class Recipe(Checked):
         precomputed: folder that `vera train video --precompute` filled; training then needs
             neither videos nor autoencoder nor text encoder.
         windows: how many are precomputed.
+        sampling: defaults of the sampler by its argument names, as `steps` or `text_guidance`; they
+            are written into the planner.
         emphasis: extra weight in the loss of latents that change; 0 is the paper's.
         lora: None trains all weights.
         gradient_checkpointing: share of the blocks that are computed twice instead of remembered.
@@ -183,6 +185,7 @@ class Recipe(Checked):
     windows: int = field(default=10000, metadata=AT_LEAST_1)
     noise: Noise = field(default_factory=Noise)
     optimiser: Optimiser = field(default_factory=Optimiser)
+    sampling: dict[str, Any] = field(default_factory=dict)
     emphasis: float = field(default=0.0, metadata=NOT_NEGATIVE)
     lora: Lora | None = None
     precision: str = 'bf16'
