@@ -49,6 +49,8 @@ PlannerCheckpoint = Annotated[str, typer.Option(help=DESCRIPTIONS['planner_check
 Translator = Annotated[str, typer.Option(help=DESCRIPTIONS['translator'])]
 TranslatorCheckpoint = Annotated[str, typer.Option(help=DESCRIPTIONS['translator_checkpoint'])]
 Mode = Annotated[str, typer.Option(help=DESCRIPTIONS['mode'])]
+Gate = Annotated[str, typer.Option(help=DESCRIPTIONS['gate'])]
+Candidates = Annotated[int, typer.Option(help=DESCRIPTIONS['candidates'], min=1, max=16)]
 Seed = Annotated[int, typer.Option(help=DESCRIPTIONS['seed'], min=0)]
 Timeout = Annotated[float, typer.Option(help='seconds', min=0.1)]
 
@@ -63,6 +65,8 @@ def up(
     mode: Mode = 'stacked',
     seed: Seed = 0,
     lockstep: Annotated[bool, typer.Option('--lockstep', help=DESCRIPTIONS['lockstep'])] = False,
+    gate: Gate = 'report',
+    candidates: Candidates = 1,
     record: Annotated[bool, typer.Option('--record', help='record all topics (MCAP)')] = False,
     domain: Domain = None,
     namespace: Namespace = 'vera',
@@ -78,7 +82,7 @@ def up(
 
     options = GraphOptions(
         namespace, planner, planner_checkpoint, translator, translator_checkpoint, mode, seed,
-        lockstep,
+        lockstep, gate, candidates,
     )
     run(embodiment, options, domain, runs, record, log_level)
 
@@ -181,6 +185,8 @@ def evaluate(
         typer.Option(help="share of PushT's goal that counts as success: .738, .82 or .95"),
     ] = None,
     jobs: Annotated[int, typer.Option(help='processes', min=1)] = 1,
+    gate: Gate = 'off',
+    candidates: Candidates = 1,
     ros: Annotated[
         bool, typer.Option('--ros', help='through the node graph, in lock-step')
     ] = False,
@@ -210,6 +216,8 @@ def evaluate(
         frames=frames,
         jobs=jobs,
         coverage=coverage,
+        gate=gate,
+        candidates=candidates,
     )
     run(embodiment, options, ros, as_json, domain, namespace, runs)
 
@@ -516,6 +524,48 @@ def bench_remote(
     from vera_bringup.commands.bench_remote import run
 
     run(embodiment, checkpoint, repeats, threads, as_json)
+
+
+@bench.command('loop')
+def bench_loop(
+    embodiment: Annotated[
+        str, typer.Option(help='simulated ones, with commas')
+    ] = 'finger,pusht',
+    modes: Annotated[
+        str,
+        typer.Option(help='sync: stop and go; async: plan while moving; servo: follow by sight'),
+    ] = 'sync,async,servo',
+    planner_latency: Annotated[
+        str, typer.Option(help='[s] that a plan takes, with commas')
+    ] = '0,0.5,2,5',
+    episodes: Annotated[int, typer.Option(help='scenes for each row', min=1)] = 20,
+    planner: Planner = '',
+    planner_checkpoint: PlannerCheckpoint = '',
+    pending: Annotated[
+        bool, typer.Option(help='tell the planner the frames still to be executed')
+    ] = True,
+    horizon: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help='[s] that plans reach; what the latency needs if left out', min=0.1),
+    ] = None,
+    servo_rate: Annotated[float, typer.Option(help='Hz of the servo loop', min=1, max=20)] = 10.0,
+    seed: Seed = 2026,
+    jobs: Annotated[int, typer.Option(help='processes', min=1)] = 1,
+    picture: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='file to draw the rows to'),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Success and smoothness with a slow planner: the world goes on while it thinks."""
+    from vera_bringup.commands.bench_loop import numbers, run, words
+    from vera_bringup.loop_bench import LoopBenchOptions
+
+    options = LoopBenchOptions(
+        words(embodiment), words(modes), numbers(planner_latency, '--planner-latency'), episodes,
+        seed, planner, planner_checkpoint, pending, horizon, servo_rate, jobs,
+    )
+    run(options, picture, as_json)
 
 
 @bench.command('words')

@@ -123,7 +123,6 @@ class TimedLoop:
         contract: of a simulated embodiment.
         make_planner: makes the planner, given what tells an oracle the future.
         translator: with `explain`.
-        timing: how the loop is closed.
         base_seed: of the planner's noise.
     """
 
@@ -132,32 +131,30 @@ class TimedLoop:
         contract: Contract,
         make_planner: Callable[[Any], VideoPlanner],
         translator: Any,
-        timing: Timing,
         base_seed: int = 0,
     ) -> None:
         self.contract = contract
         self.world = make_world(contract)
         self.planner = make_planner(self._future)
         self.translator = translator
-        self.timing = timing
         self.base_seed = base_seed
 
     def _future(self, prompt: str, anchor: int, frames: int) -> Image:
         """The oracle's provider."""
         return self.world.expert_future(prompt, anchor, frames)
 
-    def run(self, seed: int, held_out: bool = False) -> TimedEpisode:
+    def run(self, seed: int, timing: Timing) -> TimedEpisode:
         """One episode of the scene and the words of `seed`; at most the contract's goal time."""
         self.world.reset(seed, self.world.next_episode())
-        prompt, target = instruction(self.world, seed, held_out)
-        return _Run(self, prompt, target).run()
+        prompt, target = instruction(self.world, seed, held_out=False)
+        return _Run(self, timing, prompt, target).run()
 
 
 class _Run:
     """The state of one episode."""
 
-    def __init__(self, loop: TimedLoop, prompt: str, target: str) -> None:
-        contract, timing = loop.contract, loop.timing
+    def __init__(self, loop: TimedLoop, timing: Timing, prompt: str, target: str) -> None:
+        contract = loop.contract
         self.loop, self.contract, self.timing = loop, contract, timing
         self.world: SimWorld = loop.world
         self.prompt, self.target = prompt, target
