@@ -74,6 +74,14 @@ def test_the_observation_of_the_authors_server(other):
     assert imagine(other.client(), PlanRequest(CONTEXT, 0, 'touch it'), CONTRACT).motion == 0
 
 
+def test_frames_still_to_be_executed_are_the_end_of_the_context(other):
+    pending = CONTEXT[:2] // 2
+    plan = other.client().plan(CONTEXT, 'touch it', pending=pending)
+    expected = np.concatenate([CONTEXT, pending])[-4:]
+    assert (other.heard[0]['context_rgb'] == expected[:, :, :128]).all()
+    assert (plan.frames == pending[-1]).all()
+
+
 def test_each_goal_is_a_session(other):
     remote = other.client()
     first = remote.plan(CONTEXT, 'touch it')

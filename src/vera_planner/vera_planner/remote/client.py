@@ -189,18 +189,21 @@ class RemotePlanner:
         """Ask for the future of `context`, uint8 [T, H, W, 3]; the newest T <= N frames are sent.
 
         `warm_start` is the number of the plan whose warm start lies with the server, or the session
-        of the goal there; `pending`, uint8 [P, H, W, 3], is sent to servers that take it.
+        of the goal there. The plan follows the frames `pending`, uint8 [P, H, W, 3].
 
         Raises:
             PlanRefusedError: the server says that there is nothing to do.
             RemoteError: it cannot be reached, went away, took too long or said why it failed.
         """
+        openpi = self._options.adapter == 'openpi'
+        if openpi and pending is not None:
+            context = np.concatenate([context, pending])  # no word of the protocol for them
         context = np.ascontiguousarray(context[-self._contract.video.context :])
         with self._lock:
             deadline = time.monotonic() + self._options.timeout
             if self._connection is None or self._connection.state is not State.OPEN:
                 self._connect(deadline)
-            if self._options.adapter == 'openpi':
+            if openpi:
                 # One session for each goal: its first plan has no warm start.
                 session = warm_start or uuid.uuid4().hex
                 answer = self._ask(self._openpi_request(context, prompt, session), deadline)
@@ -213,7 +216,7 @@ class RemotePlanner:
                 'seed': seed,
                 'warm_start': warm_start,
             }
-            if pending is not None and self.metadata.get('pending'):
+            if pending is not None:
                 request['pending'] = np.ascontiguousarray(pending)
             answer = self._ask(request, deadline)
         if not isinstance(answer, dict) or 'frames' not in answer:

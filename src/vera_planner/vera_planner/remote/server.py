@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import inspect
 import ipaddress
 import logging
 import queue
@@ -33,7 +32,7 @@ from vera_core.canvas import CanvasError, tile
 from vera_core.contract import Contract
 from vera_core.seams import Image, Plan, VideoPlanner
 from vera_planner.goal import PlanRefusedError, PromptError, validate_prompt
-from vera_planner.planning import check_plan
+from vera_planner.planning import check_plan, knows_pending
 from vera_planner.remote import protocol
 from vera_planner.remote.protocol import ProtocolError
 
@@ -99,7 +98,6 @@ class PlannerServer:
         self._token = token
         self._max_message = max_message
         self._ping_interval = ping_interval
-        self._takes_pending = 'pending' in inspect.signature(planner.plan).parameters
         self._clients: set[asyncio.Task[None]] = set()
         self._asked = 0  # plans in progress or waiting
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -118,7 +116,6 @@ class PlannerServer:
             **self._contract.visual_fields(),
             'context': video.context,
             'look_ahead': video.look_ahead,
-            'pending': self._takes_pending,
             'max_message': self._max_message,
         }
 
@@ -308,8 +305,12 @@ class PlannerServer:
             options: dict[str, Any] = {'seed': seed}
             if session.warm_start is not None and warm == session.number:
                 options['warm_start'] = session.warm_start
-            if request.get('pending') is not None and self._takes_pending:
-                options['pending'] = self._read_frames('pending', request['pending'])
+            if request.get('pending') is not None:
+                pending = self._read_frames('pending', request['pending'])
+                if knows_pending(self._planner):
+                    options['pending'] = pending
+                else:  # the plan is to follow them all the same
+                    context = np.concatenate([context, pending])
         except (_RequestError, CanvasError, PromptError) as error:
             raise _RequestError(f'{protocol.BAD_REQUEST}: {error}') from error
         return lambda: self._planner.plan(context, prompt, **options)
