@@ -52,6 +52,8 @@ class SamplingOptions:
         context: N, most context latents.
         look_ahead: M, future latents; as many as the contract's look-ahead needs if 0.
         strength: share of the steps after a warm start from the last plan; 1 starts from noise.
+        context_level: flow time that a clean context is said to have; that of the last step if
+            None, which few steps put too high.
         pending_level: flow time to which frames still to be executed are noised.
         decode: 'committed' decodes what the contract commits, 'all' the whole future.
     """
@@ -64,6 +66,7 @@ class SamplingOptions:
     context: int = 6
     look_ahead: int = 0
     strength: float = 1.0
+    context_level: float | None = None
     pending_level: float = 0.2
     decode: str = 'committed'
 
@@ -75,8 +78,10 @@ class SamplingOptions:
             raise SamplingError('guidance below 0')
         if self.context < 1 or self.look_ahead < 0:
             raise SamplingError(f'context {self.context} and look-ahead {self.look_ahead} latents')
-        if not 0 <= self.pending_level < 1:
-            raise SamplingError(f'pending_level {self.pending_level}; it lies in 0..1')
+        for name in ('context_level', 'pending_level'):
+            level = getattr(self, name)
+            if level is not None and not 0 <= level < 1:
+                raise SamplingError(f'{name} {level}; it lies in 0..1')
         if self.decode not in DECODED:
             raise SamplingError(f'decode {self.decode!r}; known: {", ".join(DECODED)}')
 
@@ -433,12 +438,13 @@ class WanPlanner:
 
     def _noised(
         self, clean: Tensor, waiting: int, s: SamplingOptions, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | float | None]:
         """Latents with a pending frame in them noised to their level, and the levels [Nc]."""
         if not waiting:
-            return clean, None
+            return clean, s.context_level
+        level = last_level(s.steps, s.shift) if s.context_level is None else s.context_level
         count = min(clean.shape[1], -(-waiting // self.codec.time_stride))
-        levels = torch.full((clean.shape[1],), last_level(s.steps, s.shift))
+        levels = torch.full((clean.shape[1],), level)
         levels[-count:] = levels[-count:].clamp_min(s.pending_level)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         share = torch.zeros(clean.shape[1])

@@ -101,9 +101,14 @@ def open_frozen(
             else build_transformer(size, 'meta')
         )
         found = Frozen(
-            WanDenoiser(transformer, size), None, None, _absolute(info), info.source or str(info.folder),
-            info.revision, info.licence,
-        )  # fmt: skip
+            WanDenoiser(transformer, size),
+            None,
+            None,
+            _absolute(info),
+            info.source or str(info.folder),
+            info.revision,
+            info.licence,
+        )
     else:
         info = None
         transformer = build_transformer(size, 'cpu' if weights else 'meta', seed=recipe.seed)
@@ -501,6 +506,7 @@ class Trainer:
             shift=r.noise.shift,
             text_guidance=text_guidance,
             history_guidance=float(settings.get('history_guidance', 2.0)),
+            context_level=settings.get('context_level'),
             image=batch.image,
             generator=torch.Generator().manual_seed(batch.indices[0]),
         )

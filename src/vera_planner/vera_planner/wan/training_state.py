@@ -224,4 +224,6 @@ def plain_transformer(weights: dict[str, Tensor], layout: WanLayout, recipe: Rec
     return transformer.eval().requires_grad_(False)
 
 
-__all__ = ['Average', 'alone', 'gathered', 'load_state', 'plain_transformer', 'save_state', 'unwrapped']
+__all__ = [
+    'Average', 'alone', 'gathered', 'load_state', 'plain_transformer', 'save_state', 'unwrapped',
+]  # fmt: skip
