@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +83,8 @@ def save_state(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    dcp.save(_state(model, optimiser, average), checkpoint_id=str(part), no_dist=alone())
+    with _quiet():
+        dcp.save(_state(model, optimiser, average), checkpoint_id=str(part))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_atomic(part / PROGRESS, (json.dumps(progress, indent=1) + '\n').encode())
@@ -139,7 +141,8 @@ def load_state(
         )
     state = _state(model, optimiser, average)
     try:
-        dcp.load(state, checkpoint_id=str(saved), no_dist=alone())
+        with _quiet():
+            dcp.load(state, checkpoint_id=str(saved))
     except Exception as error:  # it raises types of its own
         raise RecipeError(f'{saved} cannot be read ({error}); start without --resume') from error
     set_state_dict(
@@ -152,9 +155,12 @@ def load_state(
     return progress
 
 
-def alone() -> bool:
-    """Whether this is the only process."""
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized())
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """That there is but one process is no surprise."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'torch.distributed is disabled')
+        yield
 
 
 def _state(
@@ -225,5 +231,5 @@ def plain_transformer(weights: dict[str, Tensor], layout: WanLayout, recipe: Rec
 
 
 __all__ = [
-    'Average', 'alone', 'gathered', 'load_state', 'plain_transformer', 'save_state', 'unwrapped',
+    'Average', 'gathered', 'load_state', 'plain_transformer', 'save_state', 'unwrapped',
 ]  # fmt: skip
