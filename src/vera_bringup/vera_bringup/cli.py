@@ -526,6 +526,40 @@ def bench_remote(
     run(embodiment, checkpoint, repeats, threads, as_json)
 
 
+@bench.command('planner')
+def bench_planner(
+    size: Annotated[
+        str, typer.Option(help='tiny, compact, t2v-1.3b, ti2v-5b, i2v-14b (14b), compact-unet, ...')
+    ] = 'tiny',
+    random_weights: Annotated[
+        bool, typer.Option('--random-weights', help='needs no checkpoint; as fast as trained ones')
+    ] = False,
+    checkpoint: Annotated[
+        str, typer.Option(help='trained weights: a folder, a name or OWNER/NAME@COMMIT')
+    ] = '',
+    option: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help='way to be faster, e.g. steps-10, taylor; may be repeated; all: each'),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help='timed plans of each', min=2)] = 10,
+    scenes: Annotated[int, typer.Option(help='that plans are compared on', min=1)] = 4,
+    steps: Annotated[int, typer.Option(help='of the plan that all are compared with', min=1)] = 40,
+    threads: Annotated[int, typer.Option(help='CPU threads; 0: all cores but one', min=0)] = 0,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Latency of a plan, stage by stage, and what each way to be faster does to the plan.
+
+    Without a GPU the tiny size is measured in place of the large ones.
+    """
+    from vera_bringup.commands.bench_planner import run
+
+    run(
+        size, random_weights, checkpoint, option or [], repeats, scenes, steps, threads, seed,
+        as_json,
+    )
+
+
 @bench.command('loop')
 def bench_loop(
     embodiment: Annotated[

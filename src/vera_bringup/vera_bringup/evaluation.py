@@ -34,6 +34,8 @@ class EvaluationOptions:
             the environment, see EPISODE_FRAMES.
         jobs: processes; the result does not depend on it.
         keep: keep chunks and commands of every episode.
+        gate: 'on' stops plans that look impossible, 'report' only counts them; 'off'.
+        candidates: plans to choose from, each time.
         coverage: share of PushT's goal that counts as success; the contract's if None.
     """
 
@@ -49,6 +51,8 @@ class EvaluationOptions:
     frames: int | None = None
     jobs: int = 1
     keep: bool = False
+    gate: str = 'off'
+    candidates: int = 1
     coverage: float | None = None
 
 
@@ -124,7 +128,10 @@ def make_loop(contract: Contract, options: EvaluationOptions) -> LockstepLoop:
         options.translator_checkpoint or None,
         mode=options.mode,
     )
-    return LockstepLoop(contract, planner, translator, options.seed, options.keep)
+    return LockstepLoop(
+        contract, planner, translator, options.seed, options.keep, options.gate,
+        options.candidates,
+    )
 
 
 def evaluate(contract: Contract, options: EvaluationOptions) -> Iterator[EpisodeResult]:

@@ -13,15 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vera_bringup.statistics import NO_MOTION, REACHED, RESTED, TIME, WRONG, EpisodeResult
+from vera_bringup.dream_judge import DreamJudge
+from vera_bringup.statistics import (
+    IMPLAUSIBLE,
+    NO_MOTION,
+    REACHED,
+    RESTED,
+    TIME,
+    WRONG,
+    EpisodeResult,
+)
 from vera_controller.controller import Controller
 from vera_core.chunk import ActionChunk
 from vera_core.clocks import ManualClock, ns_to_seconds
+from vera_core.gates import PlanRejectedError, Verdict
 from vera_core.seeds import mix, plan_seed
 from vera_drivers.sim_world import SimWorld, make_world
-from vera_planner.goal import Goal, GoalKeeper, GoalState, PlanRefusedError
+from vera_jidm.plan_gate import PlanGate
+from vera_planner.goal import Goal, GoalCode, GoalKeeper, GoalState, PlanRefusedError
 from vera_planner.observer import Observer
-from vera_planner.planning import PlanRequest, imagine
+from vera_planner.plan_checks import PlanChecks, Reality
+from vera_planner.planning import PlanRequest, imagine_checked
 from vera_planner.scheduler import PlanScheduler
 
 if TYPE_CHECKING:
@@ -70,6 +82,8 @@ class LockstepLoop:
         translator: imagined frames to actions; None with RandomMotion.
         base_seed: of the planner's noise.
         keep: keep chunks and commands in the results.
+        gate: 'on', 'report' or 'off': whether plans are judged, and each dream against the expert.
+        candidates: plans to choose from.
     """
 
     def __init__(
@@ -79,6 +93,8 @@ class LockstepLoop:
         translator: Translator | None,
         base_seed: int = 0,
         keep: bool = False,
+        gate: str = 'off',
+        candidates: int = 1,
     ) -> None:
         self.contract = contract
         self.world = make_world(contract)
@@ -87,6 +103,18 @@ class LockstepLoop:
         self._random = RandomMotion(contract)
         self._base_seed = base_seed
         self._keep = keep
+        self._checks, self._gate = PlanChecks(), PlanGate()
+        self._judge: DreamJudge | None = None
+        if self._planner is not None and self._translator is not None:
+            planner = (self._planner.planner_id, self._planner.checkpoint_hash)
+            self._checks = PlanChecks.of(self._planner, contract, gate, candidates)
+            stacked = getattr(translator, 'mode', 'stacked') == 'stacked'
+            self._gate = PlanGate.of(
+                contract.embodiment, planner,
+                (self._translator.translator_id, self._translator.checkpoint_hash),
+                gate if stacked else 'off',
+            )
+            self._judge = DreamJudge(self.world) if gate != 'off' else None
 
     def _future(self, prompt: str, anchor: int, frames: int) -> Image:
         """The oracle's provider."""
@@ -122,6 +150,11 @@ class _Episode:
         self.replan_ms: list[float] = []
         self.chunks: list[tuple[int, Any]] = []
         self.commands: list[Any] = []
+        self.reality = Reality(contract.video.frame_period_ns)
+        self.rejected: list[str] = []
+        self.right: list[bool] = []
+        self.realised: list[float] = []
+        self.came_true: list[bool] = []
 
     def run(self, frames: int) -> EpisodeResult:
         world = self.world
@@ -152,6 +185,10 @@ class _Episode:
             replan_ms=tuple(self.replan_ms),
             chunks=tuple((stamp - begin, values) for stamp, values in self.chunks),
             commands=np.array(self.commands) if self.loop._keep else None,
+            rejected=tuple(self.rejected),
+            dreams=tuple(self.right),
+            realised=tuple(self.realised),
+            came_true=tuple(self.came_true),
         )
 
     def _publish(self) -> None:
@@ -187,29 +224,61 @@ class _Episode:
             ones = np.ones(len(self.contract.channels), np.float32)
             self._execute(newest, values, np.zeros(len(values), np.float32), ones)
             return True
-        request = PlanRequest(
-            context=self.observer.context(),
-            anchor=newest,
-            prompt=self.prompt,
-            goal_id=self.goal_id,
-            plan_index=self.goals.goal.plans,
-            seed=plan_seed(self.loop._base_seed, self.goal_id, self.goals.goal.plans),
-            warm_start=self.warm_start,
-        )
-        plan = self._imagine(request)
-        if plan is None or not self.goals.goal.active:
-            return False
-        self.warm_start = plan.warm_start
-        translation = self._translate(request, plan)
-        self._execute(newest, translation.values, translation.residual, translation.observability)
-        return True
+        context = self.observer.context()
+        self._compare(newest, context[-1])
+        while self.goals.goal.active:
+            request = PlanRequest(
+                context=context,
+                anchor=newest,
+                prompt=self.prompt,
+                goal_id=self.goal_id,
+                plan_index=self.goals.goal.plans,
+                seed=plan_seed(self.loop._base_seed, self.goal_id, self.goals.goal.plans),
+                warm_start=self.warm_start,
+            )
+            before = self.goals.goal.plans
+            try:
+                plan = self._imagine(request)
+                if plan is None or not self.goals.goal.active:
+                    return False
+                self.warm_start = plan.warm_start
+                translation = self._translate(request, plan)
+            except PlanRejectedError as error:
+                self._note(error.verdict)
+                self.warm_start = None
+                self.goals.rejected(str(error), counted=self.goals.goal.plans > before)
+                continue
+            self.goals.accepted()
+            self._execute(
+                newest, translation.values, translation.residual, translation.observability
+            )
+            return True
+        return False
+
+    def _compare(self, stamp: int, canvas: Image) -> None:
+        """What the last plan showed for this moment against what came."""
+        promised = self.reality.promised(stamp)
+        if promised is None:
+            return
+        missing, verdict = self.loop._checks.came(*promised, canvas)
+        self.realised.append(1 - missing)
+        self.came_true.append(not verdict.reason)
+        if verdict.reason:
+            self.warm_start = None
+
+    def _note(self, verdict: Verdict | None) -> None:
+        if verdict is not None and verdict.reason:
+            self.rejected.append(verdict.signal)
 
     def _imagine(self, request: PlanRequest) -> Plan | None:
         assert self.loop._planner is not None
         try:
-            plan = imagine(self.loop._planner, request, self.contract)
+            plan = imagine_checked(
+                self.loop._planner, request, self.contract, self.loop._checks
+            )
         except PlanRefusedError:
             return None
+        self._note(plan.verdict)
         self.replan_ms.append(plan.latency * 1e3)
         self.goals.planned(plan.motion)
         return plan
@@ -218,9 +287,26 @@ class _Episode:
         translator = self.loop._translator
         assert translator is not None
         state = self.world.positions_at(request.anchor) if translator.needs_state else None
-        committed = plan.frames[: self.contract.video.committed]
+        start = request.start
+        candidates = [plan.frames[: self.contract.video.committed], *(
+            plan.alternatives if plan.alternatives is not None else ()
+        )]
         with one_thread():
-            return translator.translate(request.context[-1], committed, state)
+            if self.loop._gate.normal is None and len(candidates) == 1:
+                translation, verdict = translator.translate(start, candidates[0], state), Verdict()
+            else:
+                translation, _, verdict = self.loop._gate.translate(
+                    translator, start, candidates, state
+                )
+        if not verdict.accepted:
+            raise PlanRejectedError(verdict)
+        self._note(verdict)
+        frames = candidates[verdict.chosen]
+        self.reality.dreamt(request.anchor, start, frames)
+        if self.loop._judge is not None:
+            right = self.loop._judge.right(self.prompt, request.anchor, start, frames)
+            self.right += [] if right is None else [right]
+        return translation
 
     def _execute(self, anchor: int, values: Any, residual: Any, observability: Any) -> None:
         chunk = ActionChunk(
@@ -248,6 +334,8 @@ def outcome(reached: str, target: str, goal: Goal) -> str:
         return WRONG
     if goal.state is GoalState.SUCCEEDED:
         return RESTED
+    if goal.code is GoalCode.IMPLAUSIBLE:
+        return IMPLAUSIBLE
     return NO_MOTION if goal.state is GoalState.ABORTED else TIME
 
 

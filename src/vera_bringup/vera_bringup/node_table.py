@@ -64,6 +64,8 @@ DESCRIPTIONS = {
     'mode': 'how the translator solves: stacked, or paper for plain Eq. 6',
     'seed': 'seed of the first simulated episode and of the planner',
     'lockstep': 'simulated time waits for the plan (for evaluation)',
+    'gate': 'plans that look impossible: on does not execute them, report tells of them, off',
+    'candidates': 'plans to choose the most executable one from, each a whole sampling',
     'record': 'folder for an MCAP recording of all topics; empty: none',
 }
 
@@ -80,6 +82,8 @@ class GraphOptions:
     mode: str = 'stacked'
     seed: int = 0
     lockstep: bool = False
+    gate: str = 'report'
+    candidates: int = 1
     record: str = ''
 
     @classmethod
@@ -142,6 +146,7 @@ def node_table(
             checkpoint=options.translator_checkpoint,
             mode=options.mode,
             lockstep=options.lockstep,
+            gate=options.gate,
         ),
         node(
             'vera_planner',
@@ -151,6 +156,8 @@ def node_table(
             checkpoint=options.planner_checkpoint,
             lockstep=options.lockstep,
             seed=options.seed,
+            gate=options.gate,
+            candidates=options.candidates,
         ),
     ]
     if options.record:

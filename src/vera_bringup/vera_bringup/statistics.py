@@ -22,6 +22,7 @@ WRONG = 'dwelled in another disc first'
 RESTED = 'the plan came to rest elsewhere'
 NO_MOTION = 'the plan showed no motion'
 TIME = 'not reached in time'
+IMPLAUSIBLE = 'too many plans in a row were rejected'
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class EpisodeResult:
         replan_ms: what each plan took, from the context to the frames.
         chunks: (anchor [ns since the start], values float64 [K, n]) of each action chunk.
         commands: float64 [ticks, joints], every set-point; first tick first.
+        rejected: of each plan that the gate stopped, or only reported, the signal against it.
+        dreams: of each executed plan, whether its dream was right (dream_judge); () if not judged.
+        realised: of each executed plan, the share of the dreamt change that came true.
+        came_true: whether that is as much as of good plans.
     """
 
     index: int
@@ -51,11 +56,26 @@ class EpisodeResult:
     coverage: float = float('nan')
     chunks: tuple[tuple[int, NDArray[np.float64]], ...] = field(default=(), repr=False)
     commands: NDArray[np.float64] | None = field(default=None, repr=False)
+    rejected: tuple[str, ...] = ()
+    dreams: tuple[bool, ...] = ()
+    realised: tuple[float, ...] = ()
+    came_true: tuple[bool, ...] = ()
 
     @property
     def success(self) -> bool:
         """Whether the instructed object was reached: see vera_drivers.sim_world."""
         return self.outcome == REACHED
+
+
+    @property
+    def dream_success(self) -> bool:
+        """Whether more than half of its executed plans were right."""
+        return 2 * sum(self.dreams) > len(self.dreams)
+
+    @property
+    def execution_success(self) -> bool:
+        """Whether more than half of them came true."""
+        return 2 * sum(self.came_true) > len(self.came_true)
 
 
 def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
@@ -97,7 +117,30 @@ def summarise(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         'replan_ms_p95': p95,
         'plans': len(replans),
         'failures': dict(failures.most_common()),
+        **_gate_rates([r for r in results if r.dreams or r.rejected]),
         **_coverage_rates([r.coverage for r in results if not math.isnan(r.coverage)]),
+    }
+
+
+def _gate_rates(judged: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Dream and execution apart; {} where no plan was judged."""
+    if not judged:
+        return {}
+
+    def rate(hits: Sequence[bool]) -> dict[str, Any]:
+        low, high = wilson(sum(hits), len(hits))
+        return {
+            'rate': round(sum(hits) / max(len(hits), 1), 4), 'n': len(hits),
+            'ci_low': round(low, 4), 'ci_high': round(high, 4),
+        }
+
+    compared = [r for r in judged if r.came_true]
+    return {
+        'dream_success': rate([r.dream_success for r in judged]),
+        'execution_success': rate([r.execution_success for r in compared]),
+        'success_where_dream_right': rate([r.success for r in judged if r.dream_success]),
+        'success_where_dream_wrong': rate([r.success for r in judged if not r.dream_success]),
+        'rejected': dict(Counter(name for r in judged for name in r.rejected).most_common()),
     }
 
 

@@ -28,7 +28,14 @@ _KEYS = ('planner', 'planner_hash', 'translator', 'translator_hash')
 
 
 class GateError(ValueError):
-    """Thresholds that cannot be read; the message says why and what to do."""
+    """An unknown mode, or thresholds that cannot be read; the message says why and what to do."""
+
+
+def check_mode(mode: str) -> str:
+    """One of MODES; raises GateError for anything else."""
+    if mode not in MODES:
+        raise GateError(f'no gate {mode!r}; there are {", ".join(MODES)}')
+    return mode
 
 
 class PlanRejectedError(RuntimeError):

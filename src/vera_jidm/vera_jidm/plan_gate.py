@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vera_core.gates import Verdict, find_gate, judge
+from vera_core.gates import Verdict, check_mode, find_gate, judge
 from vera_core.normal import Normal
 from vera_core.seams import Image, Translation
 from vera_jidm.translator import Explanation
@@ -54,6 +54,7 @@ class PlanGate:
     """
 
     def __init__(self, normal: Normal | None = None, mode: str = 'on') -> None:
+        check_mode(mode)
         self.normal = None if mode == 'off' else normal
         self.enforce = mode == 'on'
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 MAX_PROMPT = 1000  # characters
+MAX_REJECTED = 5  # plans in a row
 
 
 class GoalState(IntEnum):
@@ -31,6 +32,7 @@ class GoalCode(IntEnum):
     STOPPED = 5
     NO_OBSERVATION = 6
     INTERNAL = 7
+    IMPLAUSIBLE = 8
 
 
 class PromptError(ValueError):
@@ -124,16 +126,22 @@ class GoalKeeper:
     Args:
         rule: when a goal has come to rest.
         on_change: gets every new version of the current goal, the replaced one's last included.
+        max_rejected: plans in a row that may be rejected; one more ends the goal.
     """
 
     def __init__(
-        self, rule: SettleRule | None = None, on_change: Callable[[Goal], None] | None = None
+        self,
+        rule: SettleRule | None = None,
+        on_change: Callable[[Goal], None] | None = None,
+        max_rejected: int = MAX_REJECTED,
     ) -> None:
         self.rule = rule or SettleRule()
         self._on_change = on_change
+        self._max_rejected = max_rejected
         self._goal = Goal()
         self._still = 0
         self._moved = False
+        self._rejected = 0
 
     @property
     def goal(self) -> Goal:
@@ -159,7 +167,7 @@ class GoalKeeper:
         replaced = None
         if old.active:
             replaced = self.cancel(f'replaced by goal {number}: {text}')
-        self._still, self._moved = 0, False
+        self._still, self._moved, self._rejected = 0, False, 0
         self._set(Goal(goal_id=number, prompt=text, state=GoalState.ACTIVE, message=message))
         return self._goal, replaced
 
@@ -201,6 +209,40 @@ class GoalKeeper:
             )
         self._set(goal)
         return self._goal
+
+    def rejected(self, reason: str, counted: bool = False) -> Goal:
+        """A plan of the goal in progress must not be executed; too many in a row end the goal.
+
+        Args:
+            reason: in words.
+            counted: whether `planned` has counted the plan already.
+
+        Returns:
+            The goal after it; while it is active, another plan should be made.
+        """
+        if not self._goal.active:
+            return self._goal
+        self._rejected += 1
+        plans = self._goal.plans + (not counted)
+        goal = replace(
+            self._goal,
+            plans=plans,
+            message=f'plan {plans} rejected, {self._rejected} in a row: {reason}',
+        )
+        if self._rejected > self._max_rejected:
+            goal = replace(
+                goal,
+                state=GoalState.ABORTED,
+                code=GoalCode.IMPLAUSIBLE,
+                message=f'{self._rejected} plans in a row were rejected, the last one because '
+                f'{reason}',
+            )
+        self._set(goal)
+        return self._goal
+
+    def accepted(self) -> None:
+        """A plan of the goal in progress is being executed."""
+        self._rejected = 0
 
     def cancel(self, message: str, code: GoalCode = GoalCode.CANCELLED) -> Goal | None:
         """End the goal in progress as cancelled; returns it, or None if there was none."""

@@ -24,7 +24,7 @@ from dataclasses import replace
 import numpy as np
 
 from vera_core.contract import Contract
-from vera_core.gates import PlanRejectedError, Verdict, find_gate, judge
+from vera_core.gates import PlanRejectedError, Verdict, check_mode, find_gate, judge
 from vera_core.normal import Normal
 from vera_core.seams import Image, Plan, VideoPlanner
 from vera_core.seeds import mix
@@ -111,6 +111,7 @@ class PlanChecks:
     ) -> None:
         if candidates < 1:
             raise ValueError(f'{candidates} candidates; at least 1 is needed')
+        check_mode(mode)
         self.normal = None if mode == 'off' else normal
         self.realised = None if mode == 'off' else realised
         self.enforce = mode == 'on'
@@ -154,13 +155,19 @@ class PlanChecks:
         share = unrealised(anchor, dreamt, came)
         return share, judge(self.realised, [{'unrealised': share}], WORDS, enforce=self.enforce)
 
-    def ask(self, make: Callable[[int], Plan], anchor: Image, committed: int, seed: int) -> Plan:
+    def ask(
+        self,
+        make: Callable[[int], Plan],
+        anchor: Image,
+        committed: Callable[[Plan], int],
+        seed: int,
+    ) -> Plan:
         """Ask for the candidates and keep those that may be executed, the first of them first.
 
         Args:
             make: a plan from a seed.
             anchor: uint8 [H, W, 3], where the plan begins.
-            committed: K.
+            committed: K of a plan.
             seed: of the first candidate.
 
         Returns:
@@ -176,12 +183,13 @@ class PlanChecks:
         if not verdict.accepted:
             raise PlanRejectedError(verdict)
         kept = [plan for plan, one in zip(plans, each, strict=True) if one.accepted]
-        last = [plan.frames[committed - 1] for plan in plans]
+        K = committed(kept[0])
+        last = [plan.frames[K - 1] for plan in plans]
         pairs = [difference(a, b) for a, b in itertools.combinations(last, 2)]
         return replace(
             kept[0],
             latency=sum(plan.latency for plan in plans),
-            alternatives=np.stack([plan.frames[:committed] for plan in kept[1:]])
+            alternatives=np.stack([plan.frames[:K] for plan in kept[1:]])
             if kept[1:]
             else None,
             disagreement=float(np.mean(pairs)) if pairs else float('nan'),
@@ -189,9 +197,38 @@ class PlanChecks:
         )
 
 
+class Reality:
+    """Remembers what was dreamt for which moment, until it comes or not.
+
+    Args:
+        period_ns: between frames of a plan.
+    """
+
+    def __init__(self, period_ns: int) -> None:
+        self._period = period_ns
+        self.forget()
+
+    def forget(self) -> None:
+        """A new goal: nothing is promised."""
+        self._promises: list[tuple[int, Image, Image]] = []
+
+    def dreamt(self, anchor: int, start: Image, frames: Image) -> None:
+        """Frames uint8 [K, H, W, 3] are to follow `start`, due at `anchor` [ns]."""
+        kept = [promise for promise in self._promises if promise[0] <= anchor]
+        new = [(anchor + (k + 1) * self._period, start, f) for k, f in enumerate(frames)]
+        self._promises = [*kept[-len(new) :], *new]
+
+    def promised(self, stamp: int) -> tuple[Image, Image] | None:
+        """Where the plan began and what it showed for `stamp` [ns], if anything."""
+        for due, start, frame in self._promises:
+            if abs(due - stamp) <= self._period // 4:
+                return start, frame
+        return None
+
+
 def candidate_seed(seed: int, index: int) -> int:
     """Seed of candidate `index` of a plan; the first one's is the plan's own."""
     return mix(seed, index) if index else seed
 
 
-__all__ = ['PlanChecks', 'candidate_seed', 'difference', 'frame_signals', 'unrealised']
+__all__ = ['PlanChecks', 'Reality', 'candidate_seed', 'difference', 'frame_signals', 'unrealised']

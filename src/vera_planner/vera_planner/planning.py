@@ -14,6 +14,7 @@ from vera_core.seams import Image, Plan, VideoPlanner
 from vera_core.seeds import mix
 from vera_planner.execution import Execution
 from vera_planner.observer import Observer
+from vera_planner.plan_checks import PlanChecks
 
 MOVING_SHARE = 0.01  # of the pixels: those that changed most tell whether anything moves
 
@@ -153,6 +154,29 @@ def imagine(planner: VideoPlanner, request: PlanRequest, contract: Contract) -> 
     )
 
 
+def committed_frames(plan: Plan, request: PlanRequest, contract: Contract) -> int:
+    """How many frames are to be executed: the contract's, or all that the horizon asked for."""
+    return max(contract.video.committed, min(request.horizon, len(plan.frames)))
+
+
+def imagine_checked(
+    planner: VideoPlanner, request: PlanRequest, contract: Contract, checks: PlanChecks
+) -> Plan:
+    """As `imagine`, with as many candidates as `checks` wants, judged by their frames.
+
+    Raises:
+        PlanRejectedError: no candidate may be executed.
+    """
+
+    def make(seed: int) -> Plan:
+        return imagine(planner, replace(request, seed=seed), contract)
+
+    def committed(plan: Plan) -> int:
+        return committed_frames(plan, request, contract)
+
+    return checks.ask(make, request.start, committed, request.seed)
+
+
 def knows_pending(planner: VideoPlanner) -> bool:
     """Whether a planner can continue frames that are still to be executed."""
     return 'pending' in inspect.signature(planner.plan).parameters
@@ -220,8 +244,10 @@ __all__ = [
     'PlanError',
     'PlanRequest',
     'check_plan',
+    'committed_frames',
     'continued',
     'imagine',
+    'imagine_checked',
     'knows_pending',
     'plan_motion',
     'waited',

@@ -46,5 +46,9 @@ class PlanScheduler:
         self._goal_id = goal_id
         self._anchor = anchor
 
+    def again(self) -> None:
+        """The last plan came to nothing: the next one is due at once."""
+        self._anchor = None
+
 
 __all__ = ['PlanScheduler']

@@ -88,5 +88,12 @@ def _print(report: dict) -> None:
     if report['replan_ms_p50'] is not None:
         p50, p95 = report['replan_ms_p50'], report['replan_ms_p95']
         print(f'{report["plans"]} plans, each {p50} ms (p50), {p95} ms (p95)')
+    if 'dream_success' in report:
+        dream, execution = report['dream_success'], report['execution_success']
+        print(
+            f'dream success {dream["rate"]:.1%} of {dream["n"]} episodes, execution success '
+            f'{execution["rate"]:.1%} of {execution["n"]}; plans stopped: '
+            f'{sum(report["rejected"].values())}'
+        )
     for reason, count in report['failures'].items():
         print(f'  {count} x {reason}')

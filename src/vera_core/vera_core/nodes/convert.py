@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,9 +15,11 @@ from sensor_msgs.msg import JointState
 
 from vera_core.chunk import ActionChunk, ChunkError
 from vera_core.clocks import from_ns, to_ns
+from vera_core.gates import Verdict
 from vera_core.image_codec import decode, encode
 from vera_core.seams import Image, RobotState
 from vera_msgs.msg import ActionChunk as ActionChunkMsg
+from vera_msgs.msg import PlanVerdict
 
 CANVAS_FRAME_ID = 'canvas'
 
@@ -119,6 +122,24 @@ def chunk_from_msg(msg: ActionChunkMsg) -> ActionChunk:
         part=int(msg.part),
         observed=to_ns(msg.observed) or None,
     )
+
+
+def verdict_to_msg(
+    verdict: Verdict, goal_id: int, plan_seq: int, anchor: int, judge: str
+) -> PlanVerdict:
+    """vera_msgs/PlanVerdict about the plan with this anchor stamp [ns]."""
+    msg = PlanVerdict(
+        goal_id=goal_id,
+        plan_seq=plan_seq,
+        judge=judge,
+        accepted=verdict.accepted,
+        reason=verdict.reason,
+        chosen=verdict.chosen,
+        scores=[min(score, 1e9) for score in verdict.scores],
+        threshold=verdict.threshold if math.isfinite(verdict.threshold) else 0.0,
+    )
+    msg.header.stamp = stamp_to_msg(anchor)
+    return msg
 
 
 def joints_to_msg(

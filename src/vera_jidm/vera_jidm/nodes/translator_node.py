@@ -1,4 +1,4 @@
-"""Turns each imagined plan into an action chunk. It decides nothing and commands nothing."""
+"""Turns each imagined plan into an action chunk unless the gate rejects it; commands nothing."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from sensor_msgs.msg import JointState
 from vera_core.canvas import CanvasError
 from vera_core.chunk import ActionChunk, ChunkError
 from vera_core.clocks import ns_to_seconds, seconds_to_ns, to_ns
+from vera_core.gates import MODES as GATES
+from vera_core.gates import PlanRejectedError, Verdict, gate_path, read_gates
 from vera_core.image_codec import ImageError
 from vera_core.nodes.base import OK, WARN, VeraNode, run_node
 from vera_core.nodes.convert import (
@@ -27,18 +29,20 @@ from vera_core.nodes.convert import (
     image_from_msg,
     joints_from_msg,
     stamp_from_msg,
+    verdict_to_msg,
 )
 from vera_core.nodes.qos import CHUNK, IMAGE, LATCHED, PLAN, STATE, STATE_RELIABLE
-from vera_core.seams import Frame
+from vera_core.seams import Frame, Translation
 from vera_core.state_history import HistoryError, StateHistory
 from vera_core.views import ViewAssembler
 from vera_jidm.pictures import flow_strip, jacobian_colours
+from vera_jidm.plan_gate import PlanGate
 from vera_jidm.registry import TRANSLATORS, make_translator
 from vera_jidm.servo import Dream, ServoError, VisualServo
 from vera_jidm.translator import MODES, Explanation, TranslationError
 from vera_jidm.worker import NewestWorker
 from vera_msgs.msg import ActionChunk as ActionChunkMsg
-from vera_msgs.msg import GoalStatus, VisualPlan
+from vera_msgs.msg import GoalStatus, PlanVerdict, VisualPlan
 
 # Relative difference of two frame periods that counts as the same.
 _SAME_PERIOD = 1e-3
@@ -86,6 +90,14 @@ class TranslatorNode(VeraNode):
         )
         rate = self.param('servo_rate', 10.0, '[Hz] corrections in servo mode', low=1.0, high=20.0)
         self._servo_period_ns = seconds_to_ns(1 / rate)
+        self._gate = self.param(
+            'gate', 'report', 'on: plans that look impossible get no chunk; report: told only',
+            choices=GATES,
+        )
+        if self._gate != 'off':
+            read_gates(gate_path(self.contract.embodiment))  # a damaged file is said now
+        self._stacked = mode == MODES[0]  # what was measured
+        self._gates: dict[tuple[str, str], PlanGate] = {}
         _set_threads(threads)
         self._translator = make_translator(name, self.contract, checkpoint, mode=mode)
         self._servo = None
@@ -98,6 +110,7 @@ class TranslatorNode(VeraNode):
         self._bad_state = False
         self._warm_up()
         self._chunks = self.create_publisher(ActionChunkMsg, 'action_chunk', CHUNK)
+        self._verdicts = self.create_publisher(PlanVerdict, 'plan_verdict', PLAN)
         self._flow = self.create_publisher(ImageMsg, 'debug/flow', IMAGE)
         self._jacobian = self.create_publisher(ImageMsg, 'debug/jacobian', IMAGE)
         self._translated = self._refused = 0
@@ -224,8 +237,11 @@ class TranslatorNode(VeraNode):
         self._tell(chunk, correction.explanation, correction.doubt)
 
     def _dream(self, plan: VisualPlan) -> Dream:
-        anchor, frames = self._frames(plan)
-        stamp = stamp_from_msg(plan)
+        anchor, candidates = self._frames(plan)
+        stamp, frames = stamp_from_msg(plan), candidates[0]
+        if self._gate != 'off':
+            chosen = self._judged(plan, anchor, candidates, self._state_at(stamp))[2]
+            frames = candidates[chosen.chosen]
         return Dream(
             goal_id=int(plan.goal_id),
             plan_seq=int(plan.plan_seq),
@@ -238,9 +254,9 @@ class TranslatorNode(VeraNode):
 
     def _translate(self, plan: VisualPlan, received: int) -> None:
         with self.monitor('translate'):
-            anchor, frames = self._frames(plan)
+            anchor, candidates = self._frames(plan)
             state = self._state_at(stamp_from_msg(plan))
-            translation, explanation = self._translator.explain(anchor, frames, state)
+            translation, explanation, _ = self._judged(plan, anchor, candidates, state)
             if self.stopping.is_set():
                 return
             chunk = ActionChunk(
@@ -261,8 +277,40 @@ class TranslatorNode(VeraNode):
         self._translated += 1
         self._tell(chunk, explanation)
 
-    def _frames(self, plan: VisualPlan) -> tuple[np.ndarray, np.ndarray]:
-        """Anchor and committed frames; raises TranslationError for a plan that does not fit."""
+    def _judged(
+        self,
+        plan: VisualPlan,
+        anchor: np.ndarray,
+        candidates: list[np.ndarray],
+        state: NDArray[np.float64] | None,
+    ) -> tuple[Translation, Explanation, Verdict]:
+        """The most executable candidate; raises PlanRejectedError if it must not be executed."""
+        key = (str(plan.planner_id), str(plan.planner_hash))
+        if key not in self._gates:
+            mine = (self._translator.translator_id, self._translator.checkpoint_hash)
+            mode = self._gate if self._stacked else 'off'
+            self._gates[key] = PlanGate.of(self.contract.embodiment, key, mine, mode)
+        gate = self._gates[key]
+        translation, explanation, verdict = gate.translate(
+            self._translator, anchor, candidates, state
+        )
+        if self._gate != 'off':
+            self._verdicts.publish(
+                verdict_to_msg(
+                    verdict, int(plan.goal_id), int(plan.plan_seq), stamp_from_msg(plan),
+                    'translator',
+                )
+            )
+        if not verdict.accepted:
+            raise PlanRejectedError(verdict)
+        return translation, explanation, verdict
+
+    def _frames(self, plan: VisualPlan) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Anchor and candidates for the committed frames, the plan's own first.
+
+        Raises:
+            TranslationError: a plan that does not fit.
+        """
         contract = self.contract
         views, period = tuple(plan.views), contract.video.frame_period
         if views != contract.camera_names:
@@ -278,14 +326,25 @@ class TranslatorNode(VeraNode):
             raise TranslationError(
                 f'{plan.committed} frames are committed of {len(plan.frames)} imagined'
             )
-        return image_from_msg(plan.anchor), _stack(plan)
+        if len(plan.alternatives) % plan.committed:
+            raise TranslationError(
+                f'{len(plan.alternatives)} frames of alternatives are no multiple of the '
+                f'{plan.committed} committed ones'
+            )
+        frames = [*plan.frames[: plan.committed], *plan.alternatives]
+        stacked = _stack(frames)
+        return image_from_msg(plan.anchor), list(
+            stacked.reshape(-1, plan.committed, *stacked.shape[1:])
+        )
 
     def _failed(self, job: _Job, error: Exception) -> None:
         self._refused += 1
         what = 'a camera frame is not translated'
         if job.plan is not None:
             what = f'plan {job.plan.plan_seq} of goal {job.plan.goal_id} is not translated'
-        if isinstance(error, _ERRORS):
+        if isinstance(error, PlanRejectedError):
+            self.get_logger().warning(f'{what}: {error}', throttle_duration_sec=1.0)
+        elif isinstance(error, _ERRORS):
             self.get_logger().error(f'{what}: {error}')
         else:
             self.get_logger().error(f'{what}: {type(error).__name__}: {error}')
@@ -348,9 +407,8 @@ def _honesty(explanation: Explanation) -> dict[str, str]:
     }
 
 
-def _stack(plan: VisualPlan) -> np.ndarray:
-    """The committed frames, uint8 [K, H, W, 3]; raises TranslationError for unequal sizes."""
-    frames = plan.frames[: plan.committed]
+def _stack(frames: list[ImageMsg]) -> np.ndarray:
+    """Frames uint8 [n, H, W, 3]; raises TranslationError for unequal sizes."""
     sizes = sorted({(f.height, f.width) for f in frames})
     if len(sizes) > 1:
         raise TranslationError(f'its frames differ in size (height, width): {sizes}')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from sensor_msgs.msg import Image as ImageMsg
 
@@ -10,7 +12,7 @@ from vera_core.nodes.convert import canvas_to_image_msg, frames_to_msgs, stamp_t
 from vera_core.seams import Plan, VideoPlanner
 from vera_msgs.msg import GoalStatus, VisualPlan
 from vera_planner.goal import Goal
-from vera_planner.planning import PlanRequest
+from vera_planner.planning import PlanRequest, committed_frames
 
 
 def goal_to_msg(goal: Goal, now: int) -> GoalStatus:
@@ -27,7 +29,12 @@ def goal_to_msg(goal: Goal, now: int) -> GoalStatus:
 
 
 def plan_to_msg(
-    plan: Plan, request: PlanRequest, plan_seq: int, planner: VideoPlanner, contract: Contract
+    plan: Plan,
+    request: PlanRequest,
+    plan_seq: int,
+    planner: VideoPlanner,
+    contract: Contract,
+    realised: float = math.nan,
 ) -> VisualPlan:
     """vera_msgs/VisualPlan of a plan; its stamp is the anchor's.
 
@@ -41,14 +48,19 @@ def plan_to_msg(
         planner_hash=planner.checkpoint_hash,
         views=list(contract.camera_names),
         frame_period=plan.frame_period,
-        committed=max(contract.video.committed, min(request.horizon, len(plan.frames))),
+        committed=committed_frames(plan, request, contract),
         anchor=canvas_to_image_msg(request.start, request.anchor),
         pending=0 if request.pending is None else len(request.pending),
         observed=stamp_to_msg(request.seen),
         frames=frames_to_msgs(plan.frames, request.anchor, plan.frame_period),
         motion=plan.motion,
         latency=plan.latency,
+        disagreement=plan.disagreement,
+        realised=realised,
     )
+    if plan.alternatives is not None:
+        flat = plan.alternatives.reshape(-1, *plan.alternatives.shape[2:])
+        msg.alternatives = frames_to_msgs(flat, request.anchor, plan.frame_period)
     msg.header = msg.anchor.header
     return msg
 

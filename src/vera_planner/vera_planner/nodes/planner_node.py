@@ -22,24 +22,35 @@ from sensor_msgs.msg import Image as ImageMsg
 from vera_core.canvas import CanvasError
 from vera_core.clocks import ns_to_seconds, seconds_to_ns
 from vera_core.contract import CameraSpec, Contract
+from vera_core.gates import MODES as GATES
+from vera_core.gates import PlanRejectedError, Verdict
 from vera_core.image_codec import ImageError
 from vera_core.nodes.base import OK, WARN, VeraNode, run_node
-from vera_core.nodes.convert import image_from_msg, stamp_from_msg
+from vera_core.nodes.convert import image_from_msg, stamp_from_msg, verdict_to_msg
 from vera_core.nodes.qos import CHUNK, IMAGE, IMAGE_RELIABLE, LATCHED, PLAN
 from vera_core.nodes.run import describe
-from vera_core.seams import VideoPlanner
+from vera_core.seams import Image, VideoPlanner
 from vera_core.seeds import plan_seed
-from vera_msgs.msg import ActionChunk, ControllerStatus, GoalStatus, VisualPlan
+from vera_msgs.msg import ActionChunk, ControllerStatus, GoalStatus, PlanVerdict, VisualPlan
 from vera_planner.execution import Execution, Latency
-from vera_planner.goal import Goal, GoalCode, GoalKeeper, PlanRefusedError, PromptError, SettleRule
+from vera_planner.goal import (
+    MAX_REJECTED,
+    Goal,
+    GoalCode,
+    GoalKeeper,
+    PlanRefusedError,
+    PromptError,
+    SettleRule,
+)
 from vera_planner.nodes.expert_client import ExpertClient
 from vera_planner.nodes.goal_server import GoalServer
 from vera_planner.nodes.plan_msgs import goal_to_msg, plan_to_msg, strip_to_msg
 from vera_planner.observer import Observer
+from vera_planner.plan_checks import PlanChecks, Reality
 from vera_planner.planning import (
     PlanRequest,
     continued,
-    imagine,
+    imagine_checked,
     knows_pending,
     waited,
     warm_up,
@@ -97,6 +108,16 @@ class PlannerNode(VeraNode):
             'still_motion', SettleRule.still_motion, '[grey levels] below it a plan is still',
             low=1e-3,
         )
+        gate = self.param(
+            'gate', 'report', 'on: plans that look impossible are not executed; report: told only',
+            choices=GATES,
+        )
+        candidates = self.param(
+            'candidates', 1, 'plans to choose from, each a whole sampling', low=1, high=16
+        )
+        rejected = self.param(
+            'max_rejected', MAX_REJECTED, 'plans in a row that may be rejected', low=0
+        )
         contract = self.contract
         self._planner = self._make(contract) if self._make else make_planner(
             name or contract.defaults.planner,
@@ -118,7 +139,11 @@ class PlannerNode(VeraNode):
         self._pending = pending and self._mode == 'async' and knows_pending(self._planner)
         self._execution = Execution(contract)
         self._latency, self._translation_ns, self._asked = Latency(), 0, 0
-        self._goals = GoalKeeper(SettleRule(still_motion=still), self._on_goal)
+        self._goals = GoalKeeper(SettleRule(still_motion=still), self._on_goal, rejected)
+        self._checks = PlanChecks.of(self._planner, contract, gate, candidates)
+        self._reality = Reality(contract.video.frame_period_ns)
+        self._realised = math.nan
+        self._verdicts = self.create_publisher(PlanVerdict, 'plan_verdict', PLAN)
         self._plans = self.create_publisher(VisualPlan, 'visual_plan', PLAN)
         self._strips = self.create_publisher(ImageMsg, 'plan/image', IMAGE)
         self._statuses = self.create_publisher(GoalStatus, 'goal_status', LATCHED)
@@ -132,7 +157,8 @@ class PlannerNode(VeraNode):
         )
         self._done = self.create_guard_condition(self._on_outcome)
         self._worker = PlanWorker(
-            lambda request: imagine(self._planner, request, contract), self._wake
+            lambda request: imagine_checked(self._planner, request, contract, self._checks),
+            self._wake,
         )
 
     def start(self) -> None:
@@ -148,6 +174,7 @@ class PlannerNode(VeraNode):
             ControllerStatus, 'controller_status', self._on_controller, LATCHED
         )
         self.create_subscription(ActionChunk, 'action_chunk', self._on_chunk, CHUNK)
+        self.create_subscription(PlanVerdict, 'plan_verdict', self._on_verdict, PLAN)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(WATCH_PERIOD_S, self._watch, clock=steady)
         self._on_goal(self._goals.goal)
@@ -185,6 +212,8 @@ class PlannerNode(VeraNode):
         goal, _ = self._goals.begin(prompt, '; '.join(parts))
         self._warm_start = self._unsent = None
         self._execution.forget()
+        self._reality.forget()
+        self._realised = math.nan
         self._residual = math.nan
         if self._lockstep:
             # Live, the first plan waits for a frame that is younger than the goal.
@@ -209,6 +238,7 @@ class PlannerNode(VeraNode):
     def _on_chunk(self, msg: ActionChunk) -> None:
         if len(msg.residual):
             self._residual = float(np.mean(msg.residual))
+        self._goals.accepted()
         if msg.part == 0:
             self._translation_ns = seconds_to_ns(msg.latency)
 
@@ -258,8 +288,10 @@ class PlannerNode(VeraNode):
             return
         if self._mode == 'sync' and not self._lockstep and not self._execution.over(newest):
             return
+        context = self._observer.context()
+        self._compare(newest, context[-1])
         request = PlanRequest(
-            context=self._observer.context(),
+            context=context,
             anchor=newest,
             prompt=goal.prompt,
             goal_id=goal.goal_id,
@@ -274,6 +306,32 @@ class PlannerNode(VeraNode):
         self._scheduler.began(goal.goal_id, newest)
         self._worker.submit(request)
 
+    def _compare(self, stamp: int, canvas: Image) -> None:
+        """What the last plan showed for this moment against what came."""
+        promised = self._reality.promised(stamp)
+        if promised is None:
+            return
+        missing, verdict = self._checks.came(*promised, canvas)
+        self._realised = 1 - missing
+        if verdict.reason:
+            self._warm_start = None  # a dream that failed is no beginning for the next one
+        self.report(
+            'reality', WARN if verdict.reason else OK, verdict.reason,
+            realised=f'{self._realised:.2f}',
+        )
+
+    def _on_verdict(self, msg: PlanVerdict) -> None:
+        """The translator's; a rejected plan is not executed and another one is made at once."""
+        newest = msg.goal_id == self._goals.goal.goal_id and msg.plan_seq == self._plan_seq
+        if msg.judge == 'planner' or msg.accepted or not newest:
+            return
+        self._warm_start = None
+        self._goals.rejected(msg.reason, counted=True)
+        self._execution.forget()
+        self._reality.forget()
+        self._scheduler.again()
+        self._plan_if_due()
+
     def _on_outcome(self) -> None:
         outcome = self._worker.take()
         if outcome is None:
@@ -286,6 +344,9 @@ class PlannerNode(VeraNode):
 
     def _use(self, outcome: PlanOutcome) -> None:
         plan, request = outcome.plan, outcome.request
+        if isinstance(outcome.error, PlanRejectedError):
+            self._reject(outcome.error.verdict, request)
+            return
         if plan is None:
             refused = isinstance(outcome.error, PlanRefusedError)
             code = GoalCode.NOTHING_TO_DO if refused else GoalCode.INTERNAL
@@ -304,18 +365,35 @@ class PlannerNode(VeraNode):
             motion=f'{plan.motion:.1f}', context=len(request.context),
             pending=0 if request.pending is None else len(request.pending), mode=self._mode,
             until_executed_s=f'{ns_to_seconds(self._latency.ns):.3f}',
+            doubt=plan.verdict.reason if plan.verdict else '',
         )
         if not goal.active:
             return  # the plan came to rest: there is nothing to execute
         self._plan_seq += 1
-        message = plan_to_msg(plan, request, self._plan_seq, self._planner, self.contract)
+        message = plan_to_msg(
+            plan, request, self._plan_seq, self._planner, self.contract, self._realised
+        )
         frames = plan.frames[: message.committed]
+        self._reality.dreamt(request.anchor, request.start, frames)
         newest = self._observer.newest or request.anchor
         self._execution.sent(self._plan_seq, request.anchor, frames, newest)
         if self._lockstep and not self._translator_listens():
             self._unsent = message  # nobody would execute it, and the loop would stand for ever
         else:
             self._plans.publish(message)
+
+    def _reject(self, verdict: Verdict, request: PlanRequest) -> None:
+        """No candidate may be executed: hold, and plan again with other noise."""
+        self._warm_start = None
+        self._verdicts.publish(
+            verdict_to_msg(verdict, request.goal_id, 0, request.anchor, 'planner')
+        )
+        goal = self._goals.rejected(verdict.reason)
+        self.report('planner', WARN, goal.message)
+        self.get_logger().warning(goal.message, throttle_duration_sec=1.0)
+        self._scheduler.again()
+        if not self._lockstep:
+            self._plan_if_due()
 
     def _translator_listens(self) -> bool:
         found = self.get_subscriptions_info_by_topic(self._plans.topic_name)
