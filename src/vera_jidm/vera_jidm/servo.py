@@ -98,7 +98,7 @@ class VisualServo:
             if channel.kind != 'joint_delta':
                 raise ServoError(
                     f'channel {channel.name!r} is of kind {channel.kind}; servo mode moves '
-                    "joint_delta channels: use mode 'chunk'"
+                    'joint_delta channels; use follow: chunk'
                 )
         self._translator = translator
         self._trust = trust or Trust()
