@@ -42,7 +42,7 @@ PIP_ONLY = {
     'websockets': 'websockets',
 }
 # Packages that a user installs for one option; the code that needs one says so by name.
-OPTIONAL = {'accelerate', 'ptlflow', 'tensorboard', 'torchvision', 'vggt'}
+OPTIONAL = {'accelerate', 'peft', 'ptlflow', 'pyarrow', 'tensorboard', 'torchvision', 'vggt'}
 # ROS packages that are needed without being imported by name in Python.
 NOT_IMPORTED = {'rosidl_default_generators', 'rosidl_default_runtime', 'launch', 'launch_ros'}
 NOT_IMPORTED |= {'ament_cmake', 'ament_cmake_python'}
