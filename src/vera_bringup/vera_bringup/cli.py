@@ -68,6 +68,9 @@ def up(
     gate: Gate = 'report',
     candidates: Candidates = 1,
     record: Annotated[bool, typer.Option('--record', help='record all topics (MCAP)')] = False,
+    replan: Annotated[str, typer.Option(help=DESCRIPTIONS['replan'])] = 'async',
+    follow: Annotated[str, typer.Option(help=DESCRIPTIONS['follow'])] = 'chunk',
+    horizon: Annotated[float, typer.Option(help=DESCRIPTIONS['horizon'], min=0)] = 0.0,
     domain: Domain = None,
     namespace: Namespace = 'vera',
     runs: Runs = Path('runs'),
@@ -82,7 +85,7 @@ def up(
 
     options = GraphOptions(
         namespace, planner, planner_checkpoint, translator, translator_checkpoint, mode, seed,
-        lockstep, gate, candidates,
+        lockstep, gate, candidates, replan, follow, horizon,
     )
     run(embodiment, options, domain, runs, record, log_level)
 

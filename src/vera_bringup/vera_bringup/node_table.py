@@ -66,6 +66,9 @@ DESCRIPTIONS = {
     'lockstep': 'simulated time waits for the plan (for evaluation)',
     'gate': 'plans that look impossible: on does not execute them, report tells of them, off',
     'candidates': 'plans to choose the most executable one from, each a whole sampling',
+    'replan': 'async: plan while the last plan is executed; sync: stop and go',
+    'follow': 'chunk: a plan becomes one chunk; servo: its frames are followed by sight',
+    'horizon': "[s] that plans reach at least; 0: the planner's look-ahead",
     'record': 'folder for an MCAP recording of all topics; empty: none',
 }
 
@@ -84,6 +87,9 @@ class GraphOptions:
     lockstep: bool = False
     gate: str = 'report'
     candidates: int = 1
+    replan: str = 'async'
+    follow: str = 'chunk'
+    horizon: float = 0.0
     record: str = ''
 
     @classmethod
@@ -96,11 +102,12 @@ class GraphOptions:
                 if text.lower() not in ('true', 'false'):
                     raise ValueError(f'{name} is {text!r}; expected true or false')
                 parsed[name] = text.lower() == 'true'
-            elif kind is int:
+            elif kind in (int, float):
                 try:
-                    parsed[name] = int(text)
+                    parsed[name] = kind(text)
                 except ValueError:
-                    raise ValueError(f'{name} is {text!r}; expected an integer') from None
+                    wanted = 'an integer' if kind is int else 'a number'
+                    raise ValueError(f'{name} is {text!r}; expected {wanted}') from None
         return cls(**parsed)  # type: ignore[arg-type]
 
     def changed(self, **values: Parameter) -> GraphOptions:
@@ -147,6 +154,7 @@ def node_table(
             mode=options.mode,
             lockstep=options.lockstep,
             gate=options.gate,
+            follow=options.follow,
         ),
         node(
             'vera_planner',
@@ -158,6 +166,8 @@ def node_table(
             seed=options.seed,
             gate=options.gate,
             candidates=options.candidates,
+            mode=options.replan,
+            horizon=options.horizon,
         ),
     ]
     if options.record:

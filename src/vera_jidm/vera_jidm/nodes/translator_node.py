@@ -240,7 +240,9 @@ class TranslatorNode(VeraNode):
         anchor, candidates = self._frames(plan)
         stamp, frames = stamp_from_msg(plan), candidates[0]
         if self._gate != 'off':
-            chosen = self._judged(plan, anchor, candidates, self._state_at(stamp))[2]
+            # An anchor may be still to come; the servo loop does not wait for it.
+            known = min(stamp, self._history.newest or stamp)
+            chosen = self._judged(plan, anchor, candidates, self._state_at(known))[2]
             frames = candidates[chosen.chosen]
         return Dream(
             goal_id=int(plan.goal_id),
