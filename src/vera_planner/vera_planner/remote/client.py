@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import ssl
 import threading
 import time
 import uuid
@@ -44,7 +45,7 @@ KEYS = {
 }
 
 
-class RemoteError(RuntimeError):
+class RemoteError(ValueError):
     """The remote planner cannot be used, or did not answer; the message says why."""
 
 
@@ -242,7 +243,7 @@ class RemotePlanner:
     def _connect(self, deadline: float) -> None:
         self.close()
         give_up = min(deadline, time.monotonic() + CONNECT_S)
-        pause = FIRST_PAUSE_S
+        pause, failure = FIRST_PAUSE_S, ''
         while True:
             try:
                 connection = self._open(max(0.1, give_up - time.monotonic()))
@@ -255,8 +256,14 @@ class RemotePlanner:
                         f'{TOKEN_VARIABLE} in the environment'
                     ) from error
                 failure = f'it answered with HTTP status {status}'
+            except ssl.SSLCertVerificationError as error:
+                raise RemoteError(
+                    f'{self._name} is not trusted: {error}; SSL_CERT_FILE in the environment names '
+                    'the certificate of your own authority'
+                ) from error
             except (OSError, WebSocketException) as error:
-                failure = str(error) or type(error).__name__
+                late = isinstance(error, TimeoutError) and failure  # the first reason says more
+                failure = failure if late else str(error) or type(error).__name__
             if time.monotonic() + pause > give_up:
                 raise RemoteError(
                     f'{self._name} cannot be reached: {failure}; is `vera serve planner` running '
