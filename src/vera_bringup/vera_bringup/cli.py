@@ -650,6 +650,36 @@ def study_honesty(
     )
 
 
+@study.command('gate')
+def study_gate(
+    embodiment: Annotated[str, typer.Argument(help='the simulated finger')] = 'finger',
+    out: Annotated[Path, typer.Option(help='folder for table and picture')] = Path(
+        'runs/study_gate'
+    ),
+    planner: Planner = '',
+    planner_checkpoint: PlannerCheckpoint = '',
+    translator_checkpoint: TranslatorCheckpoint = '',
+    episodes: Annotated[
+        int, typer.Option(help='to test with; half as many to calibrate with', min=2)
+    ] = 50,
+    seed: Seed = 0,
+    save: Annotated[
+        bool, typer.Option('--save', help='keep the thresholds beside the contract')
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Whether the gate stops planted bad plans and lets good ones pass.
+
+    Exit code 0 only if 90% of each kind are stopped at 5% false stops, with three candidates.
+    """
+    from vera_bringup.commands.study_gate import run
+
+    run(
+        embodiment, out, planner, planner_checkpoint, translator_checkpoint, episodes, seed, save,
+        as_json,
+    )
+
+
 @study.command('finger')
 def study_finger(
     out: Annotated[Path, typer.Option(help='data, trainings, rows, plot')] = Path(

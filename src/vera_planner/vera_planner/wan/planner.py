@@ -7,7 +7,7 @@ sampled behind them, and the context with the committed latents is decoded.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -283,29 +283,67 @@ class WanPlanner:
         sampling = sampling_options(info.sampling, options.sampling, more)
         speed = options.speed
         branches = 1 + bool(sampling.text_guidance) + bool(sampling.history_guidance)
-        given: dict[str, Any] = {
-            'dtype': getattr(torch, options.dtype) if options.dtype else None,
-            'offload': options.offload,
-            'canvas': (contract.canvas.height, contract.canvas.width),
-            'latents': sampling.context + (sampling.look_ahead or 4),
-            'branches': branches if speed.batched else 1,
-        }
+        opened = partial(
+            open_planner,
+            options.checkpoint,
+            dtype=getattr(torch, options.dtype) if options.dtype else None,
+            offload=options.offload,
+            canvas=(contract.canvas.height, contract.canvas.width),
+            latents=sampling.context + (sampling.look_ahead or 4),
+            branches=branches if speed.batched else 1,
+        )
         device = options.device or ('cuda' if torch.cuda.is_available() else 'cpu')
         if torch.device(device).type == 'cpu':
             torch.set_num_threads(threads or default_threads())
+        return cls.assemble(opened, contract, sampling, speed, device)
+
+    @classmethod
+    def assemble(
+        cls,
+        opened: Callable[..., Any],
+        contract: Contract,
+        sampling: SamplingOptions,
+        speed: SpeedOptions,
+        device: str,
+    ) -> WanPlanner:
+        """Put a planner together and apply the speed options.
+
+        Args:
+            opened: gives the `WanParts` on a `device=`; picklable if several processes call it.
+            contract: what the embodiment sees.
+            sampling: how plans are sampled.
+            speed: how they are made faster.
+            device: 'cpu' or 'cuda'.
+
+        Raises:
+            SpeedError, CacheError: a speed option cannot be had.
+        """
         workers = None
         if speed.processes > 1:
             from vera_planner.wan.parallel import Workers
 
-            make = partial(_denoiser, options.checkpoint, given)
-            workers = Workers(make, speed, device)
+            workers = Workers(partial(_denoiser, opened), speed, device)
             device = str(workers.device(0))
-        parts = open_planner(options.checkpoint, device=device, **given)
+        try:
+            return cls._assembled(opened(device=device), contract, sampling, speed, workers)
+        except BaseException:
+            if workers is not None:
+                workers.close()
+            raise
+
+    @classmethod
+    def _assembled(
+        cls,
+        parts: Any,
+        contract: Contract,
+        sampling: SamplingOptions,
+        speed: SpeedOptions,
+        workers: Any,
+    ) -> WanPlanner:
         hooks: Any = accelerate(parts.denoiser.transformer, speed)
         denoiser: Denoiser = parts.denoiser
         if workers is not None:
-            denoiser = workers.join(parts.denoiser, hooks)
-            hooks = workers
+            denoiser, hooks = workers.join(parts.denoiser, hooks), workers
         if parts.vae is not None:
             codec: Codec = LatentCodec(parts.vae, view_boxes(contract), parts.denoiser.device)
         else:
@@ -314,7 +352,7 @@ class WanPlanner:
             codec = PixelCodec()
         negative = sampling.negative
         if negative is None:
-            negative = NEGATIVE_PROMPT if info.layout.text == 'umt5' else ''
+            negative = NEGATIVE_PROMPT if parts.info.layout.text == 'umt5' else ''
         planner = cls(
             denoiser,
             codec,
@@ -327,7 +365,7 @@ class WanPlanner:
             batched=speed.batched,
             device=parts.denoiser.device,
             run=parts.placement.run,
-            checkpoint_hash=info.short_hash,
+            checkpoint_hash=parts.info.short_hash,
         )
         planner._close = workers.close if workers is not None else None
         if speed.compile:
@@ -453,10 +491,8 @@ class WanPlanner:
         return (1 - share) * clean + share * noise, levels.to(clean)
 
 
-def _denoiser(ref: str, given: Mapping[str, Any], device: torch.device) -> Any:
-    from vera_planner.wan.checkpoints import open_planner
-
-    return open_planner(ref, device=device, **given).denoiser
+def _denoiser(opened: Callable[..., Any], device: torch.device) -> Any:
+    return opened(device=device).denoiser
 
 
 class _Clock:
