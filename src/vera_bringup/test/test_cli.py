@@ -13,7 +13,7 @@ from vera_bringup.cli import app
 COMMANDS = [
     [], ['up'], ['goal'], ['stop'], ['reset'], ['status'], ['demo'], ['eval'], ['collect'],
     ['train'], ['train', 'idm'], ['train', 'planner'], ['bench'], ['bench', 'transport'],
-    ['models'], ['models', 'import'],
+    ['bench', 'remote'], ['models'], ['models', 'import'], ['serve'], ['serve', 'planner'],
 ]  # fmt: skip
 
 

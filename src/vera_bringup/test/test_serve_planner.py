@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+from vera_bringup.commands.bench_remote import run as bench
 from vera_bringup.commands.serve import planner as serve
 from vera_bringup.exits import CommandError
 from vera_core.contract import load_contract
@@ -88,3 +90,14 @@ def test_what_cannot_be_served_is_refused(changes, message):
         serve(**options | changes)
     assert message in str(caught.value)
     assert caught.value.code == 2
+
+
+@pytest.mark.slow
+def test_what_a_server_costs_is_measured(capsys):
+    bench('finger', '', repeats=5, threads=1, as_json=True)
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])['rows']
+    here, server, _, small, large = (row['p50_ms'] for row in rows)
+    # A plan takes long, the wire little; a large canvas more.
+    assert 0 < small < here
+    assert small < server
+    assert small < large
