@@ -26,7 +26,9 @@ _STD_22 = (
 )  # fmt: skip
 
 FLOW_STEPS = 1000  # a model's timestep is 1000 times the flow time
-LOWEST_LEVEL = 0.05  # at which clean latents are turned into a velocity as below it
+# Below it, clean latents become a velocity as at it: an error divided by a small level would be
+# all that a training listens to.
+LOWEST_LEVEL = 0.2
 
 
 class DenoiserInputError(ValueError):
