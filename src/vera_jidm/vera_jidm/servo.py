@@ -38,13 +38,18 @@ class ServoError(ValueError):
 class Trust:
     """When the flow from the real frame is believed.
 
+    The weight tells most: on the finger it is 0.62 to 0.95 (1st to 99th percentile) on the way to
+    frames imagined up to 22 ahead, and 0.04 to 0.57 (5th to 95th) to frames of another scene or far
+    from where the robot is, to noise, and from a black or half covered camera. The residual is
+    high wherever little moves, and only says something near one.
+
     Attributes:
         residual: largest share of the flow that no action explains.
         weight: least mean weight of the flow where something moves, 0..1.
     """
 
-    residual: float = 0.8
-    weight: float = 0.3
+    residual: float = 0.98
+    weight: float = 0.6
 
 
 @dataclass(frozen=True)
