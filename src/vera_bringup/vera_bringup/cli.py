@@ -800,11 +800,34 @@ def list_models(
         run(as_json, details)
 
 
+@models.command('list')
+def models_list(as_json: Json = False) -> None:
+    """List the checkpoints that are shipped or found; the same as `vera models`."""
+    from vera_bringup.commands.models import run
+
+    run(as_json, False)
+
+
+@models.command('show')
+def models_show(
+    ref: Annotated[str, typer.Argument(help='name, path, or hub id OWNER/NAME[@COMMIT]')],
+    as_json: Json = False,
+) -> None:
+    """What is known of a checkpoint or a hub model, and the memory it needs; nothing is loaded."""
+    from vera_bringup.commands.models_planner import show
+
+    show(ref, as_json)
+
+
 @models.command('import')
 def import_model(
-    source: Annotated[Path, typer.Argument(help='folder with model.ckpt and config.yaml')],
+    source: Annotated[
+        Path, typer.Argument(help='published checkpoint: its file, or the folder that holds it')
+    ],
     name: Annotated[str, typer.Option('--as', help='name of the checkpoint here')],
-    embodiment: Annotated[str, typer.Option(help='embodiment: a name or a contract file')],
+    embodiment: Annotated[
+        str, typer.Option(help='of a translator: a name or a contract file')
+    ] = '',
     gain: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
@@ -821,11 +844,35 @@ def import_model(
         Optional[Path],  # noqa: UP045
         typer.Option(help='folder; the first one where checkpoints are looked for unless given'),
     ] = None,
+    planner: Annotated[
+        bool, typer.Option('--planner', help='it is a video planner of the Wan family')
+    ] = False,
+    layout: Annotated[str, typer.Option(help='planner: size; guessed unless given')] = '',
+    heads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help='planner: attention heads, where they cannot be known', min=1),
+    ] = None,
+    prefix: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="planner: before the transformer's names; found unless given"),
+    ] = None,
+    base: Annotated[
+        str, typer.Option(help='planner: folder or hub id@COMMIT with autoencoder and encoders')
+    ] = '',
+    dtype: Annotated[str, typer.Option(help='planner: bfloat16 halves float32 weights')] = '',
+    licence: Annotated[str, typer.Option(help='planner: of the weights')] = '',
 ) -> None:
-    """Make one of the authors' published J-IDM checkpoints a checkpoint of an embodiment.
+    """Make a published checkpoint one of yours: a J-IDM of an embodiment, or a video planner.
 
-    See docs/how-to/import-authors-checkpoints.md.
+    See docs/how-to/import-authors-checkpoints.md and docs/how-to/wan-planner.md.
     """
+    if planner:
+        from vera_bringup.commands.models_planner import import_wan
+
+        import_wan(source, name, out, layout, heads, prefix, base, dtype, licence)
+        return
+    if not embodiment:
+        raise CommandError('say what it is: --embodiment of a translator, or --planner')
     from vera_bringup.commands.models import import_published
 
     import_published(source, name, embodiment, out, gain or [], flow, accept_licence)

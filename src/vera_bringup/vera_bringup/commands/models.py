@@ -1,6 +1,7 @@
 """`vera models`: which checkpoints are there, where they come from, under which licence.
 
-And `vera models import`, which makes one of the authors' published J-IDM checkpoints ours.
+And `vera models import`, which makes one of the authors' published J-IDM checkpoints ours; what
+concerns planners of the Wan family is in models_planner.py.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from rich.table import Table
 
 
 def run(as_json: bool, details: bool) -> None:
-    """Print the checkpoints, and the families of Jacobian networks there are to train."""
-    found = [describe(path) for path in sorted(set(checkpoint_files()))]
+    """Print the checkpoints, the families of Jacobian networks, and the sizes of Wan planners."""
+    from vera_bringup.commands.models_planner import planners
+
+    found = [*(describe(path) for path in sorted(set(checkpoint_files()))), *planners()]
     if as_json:
         print(json.dumps(found))
         return
@@ -40,6 +43,10 @@ def run(as_json: bool, details: bool) -> None:
     from vera_jidm.model_families import FAMILIES
 
     console.print('Jacobian networks: ' + '; '.join(f'{k}: {v}' for k, v in FAMILIES.items()))
+    from vera_planner.wan.layouts import LAYOUTS
+
+    sizes = [f'{k}: {v.hub_id}' if v.hub_id else k for k, v in LAYOUTS.items()]
+    console.print('Wan planners, by size and published weights: ' + '; '.join(sizes))
     if details:
         for model in found:
             console.print_json(data={'name': model['name'], **model['details']})
