@@ -123,8 +123,9 @@ def test_warm_starts_stay_with_the_server(server, planner):
     assert planner.calls[-1][3] == {'of': 'touch it'}
     remote.plan(CONTEXT, 'touch it', warm_start=first.warm_start)  # an old one
     assert planner.calls[-1][3] is None
-    other.plan(CONTEXT, 'touch it', warm_start=3)  # of another connection
-    assert planner.calls[-1][3] is None
+    for warm_start in (3, '0', np.zeros(2)):  # of another connection, or no number
+        other.plan(CONTEXT, 'touch it', warm_start=warm_start)
+        assert planner.calls[-1][3] is None
 
 
 def test_frames_still_to_be_executed_travel(server, planner):
@@ -234,7 +235,8 @@ def test_openpi_infers_with_a_plain_map(openpi, planner):
         ({'seed': -1}, 'seed is -1'),
         ({'seed': 'x'}, "seed is 'x'"),
         ({'endpoint': 'reload'}, "unknown endpoint 'reload'; known: infer, reset"),
-        ({'endpoint': ['x']}, 'unknown endpoint'),
+        ({'endpoint': np.zeros(2)}, 'endpoint is no text'),
+        ({'context': CONTEXT, 'seed': np.zeros(2)}, 'seed is array'),
         ({'pending': CONTEXT[0]}, 'pending is uint8 [64, 64, 3]'),
     ],
 )

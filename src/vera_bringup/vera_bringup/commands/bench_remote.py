@@ -64,7 +64,7 @@ class _Echo:
     def __init__(self, contract: Contract) -> None:
         self._video = contract.video
 
-    def plan(self, context: Image, prompt: str, *, seed: int = 0, warm_start: Any = None) -> Plan:
+    def plan(self, context: Image, prompt: str, **_: Any) -> Plan:
         from vera_core.seams import Plan
 
         frames = np.repeat(context[-1:], self._video.look_ahead, axis=0)

@@ -302,7 +302,8 @@ class RemotePlanner:
 
     def _ask(self, request: dict[str, Any], deadline: float) -> Any:
         connection = self._connection
-        assert connection is not None
+        if connection is None:
+            raise RemoteError(f'{self._name}: hung up')  # closed by another thread meanwhile
         try:
             message = protocol.pack(request)
         except ProtocolError as error:

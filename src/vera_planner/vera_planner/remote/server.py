@@ -210,7 +210,7 @@ class PlannerServer:
         if self._token:
             scheme, _, shown = request.headers.get('Authorization', '').partition(' ')
             known = scheme.lower() in ('bearer', 'api-key')
-            if not known or not hmac.compare_digest(shown.encode(), self._token.encode()):
+            if not known or not hmac.compare_digest(_bytes(shown), _bytes(self._token)):
                 log.warning('%s: token missing or wrong', _name(connection))
                 return connection.respond(HTTPStatus.UNAUTHORIZED, 'token missing or wrong\n')
         return None
@@ -224,6 +224,9 @@ class PlannerServer:
             await self._talk(connection)
         except ConnectionClosed:
             pass
+        except Exception:
+            log.exception('%s: an error of this server', _name(connection))
+            raise
         finally:
             self._clients.discard(task)
             log.info('%s gone', _name(connection))
@@ -252,6 +255,8 @@ class PlannerServer:
         self, connection: ServerConnection, request: dict[str, Any], session: _Session
     ) -> bytes | str:
         endpoint = request.get('endpoint', protocol.INFER)
+        if not isinstance(endpoint, str):
+            raise _RequestError(f'{protocol.BAD_REQUEST}: endpoint is no text')
         if endpoint == protocol.RESET:
             session.warm_start = None
             return protocol.RESET_DONE
@@ -303,7 +308,7 @@ class PlannerServer:
                 raise _RequestError(f'seed is {seed!r:.60}; it is a whole number >= 0')
             warm = request.get('warm_start')
             options: dict[str, Any] = {'seed': seed}
-            if session.warm_start is not None and warm == session.number:
+            if type(warm) is int and warm == session.number:
                 options['warm_start'] = session.warm_start
             if request.get('pending') is not None:
                 pending = self._read_frames('pending', request['pending'])
@@ -414,3 +419,7 @@ def check_access(host: str, token: str, insecure: bool) -> None:
 def _name(connection: ServerConnection) -> str:
     address = connection.remote_address
     return f'{address[0]}:{address[1]}' if isinstance(address, tuple) else 'a client'
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode('utf-8', 'surrogateescape')
