@@ -25,7 +25,8 @@ class NetworkConfig:
     """Shape of a compact planner; `kind` is 'unet' or 'transformer'.
 
     The canvas is the one that it was trained on first; as a convolutional network it takes any
-    other whose sides are multiples of 16 px.
+    other whose sides are multiples of 16 px. `layers` rigid pieces of the anchor move as wholes
+    where a dense flow would bend them; 0 has the dense flow alone.
     """
 
     kind: str = 'unet'
@@ -35,6 +36,7 @@ class NetworkConfig:
     look_ahead: int = 4
     height: int = 64
     canvas_width: int = 64
+    layers: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as stored in a checkpoint."""
@@ -184,6 +186,101 @@ class WarpHead(nn.Module):
         return ((1 - blend) * warped + blend * colour).view(b, m, 3, height, width)
 
 
+class LayerHead(nn.Module):
+    """Coarse features -> M frames: pieces of the anchor that turn and shift, over a background.
+
+    Each piece has a mask in the anchor frame, and for each future frame a rotation about the mask's
+    centre and a shift. What a piece leaves behind is painted. A small thing that moves by more than
+    its own size stays whole, which a dense flow has to learn pixel by pixel.
+
+    Returns frames [B, M, 3, H, W] and where the dense head knows better [B, 1, 1, H, W], 0..1.
+    """
+
+    HIDDEN = 32
+    FAR = 10.0  # logit of a mask outside the picture, negative
+    SHIFT, TURN = 4.0, 0.2  # px and rad per frame that an output of 1 means
+
+    def __init__(self, width: int, look_ahead: int, layers: int) -> None:
+        super().__init__()
+        self.look_ahead, self.layers = look_ahead, layers
+        self.up = nn.Sequential(
+            nn.Conv2d(width, self.HIDDEN * 4, 1), nn.PixelShuffle(2), nn.SiLU()
+        )
+        self.paint = nn.Sequential(
+            nn.Conv2d(self.HIDDEN + 12, 48, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(48, (layers + 5) * 4, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+        # For each piece its mean motion, and what each frame differs from it.
+        self.motion = nn.Sequential(
+            nn.Linear(2 * width + 2, 128), nn.SiLU(), nn.Linear(128, 3 * (look_ahead + 1))
+        )
+        last = self.motion[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.normal_(last.weight, std=1e-2)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, features: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+        fine = torch.cat([self.up(features), F.pixel_unshuffle(anchor, 2)], dim=1)
+        y = self.paint(fine).float()
+        with torch.autocast(features.device.type, enabled=False):
+            return self._compose(y, features.float(), anchor.float())
+
+    def _compose(self, y: Tensor, features: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+        b, _, height, width = anchor.shape
+        k, m = self.layers, self.look_ahead
+        logits, colour = y[:, :k], y[:, k : k + 3]
+        hole, dense = torch.sigmoid(y[:, k + 3 : k + 4] - 2), torch.sigmoid(y[:, k + 4 :])
+        masks = F.softmax(F.pad(logits, (0, 0, 0, 0, 1, 0)), dim=1)[:, 1:]
+        gx = torch.arange(width, device=y.device, dtype=y.dtype)
+        gy = torch.arange(height, device=y.device, dtype=y.dtype)
+        area = masks.sum((2, 3)).clamp_min(1e-3)
+        centre = torch.stack(
+            [(masks.sum(2) * gx).sum(2) / area, (masks.sum(3) * gy).sum(2) / area], dim=-1
+        )
+        size = centre.new_tensor([width - 1, height - 1])
+        shift, turn = self._motion(features, masks, centre * (2 / size) - 1)
+        # Where in the anchor each pixel of a frame comes from, if it belongs to this piece.
+        x = gx.view(1, 1, 1, 1, width) - (centre[:, :, None, 0] + shift[..., 0])[..., None, None]
+        y_ = gy.view(1, 1, 1, height, 1) - (centre[:, :, None, 1] + shift[..., 1])[..., None, None]
+        cos, sin = turn.cos()[..., None, None], turn.sin()[..., None, None]
+        source = torch.stack(
+            [
+                cos * x + sin * y_ + centre[:, :, 0].view(b, k, 1, 1, 1),
+                cos * y_ - sin * x + centre[:, :, 1].view(b, k, 1, 1, 1),
+            ],
+            dim=-1,
+        )
+        grid = (source * (2 / size) - 1).view(b * k, m * height, width, 2)
+        piece = torch.cat(
+            [
+                anchor[:, None].expand(b, k, 3, height, width) + 1,
+                logits[:, :, None] + self.FAR,
+            ],
+            dim=2,
+        ).reshape(b * k, 4, height, width)
+        moved = F.grid_sample(piece, grid, padding_mode='zeros', align_corners=True)
+        moved = moved.view(b, k, 4, m, height, width)
+        share = F.softmax(F.pad(moved[:, :, 3] - self.FAR, (0, 0, 0, 0, 0, 0, 1, 0)), dim=1)
+        ground = (1 - hole) * anchor + hole * colour
+        frames = share[:, :1] * ground[:, :, None] + torch.einsum(
+            'bkmhw,bkcmhw->bcmhw', share[:, 1:], moved[:, :, :3] - 1
+        )
+        return frames.transpose(1, 2), dense[:, None]
+
+    def _motion(self, features: Tensor, masks: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift [B, K, M, 2] in px and turn [B, K, M] in rad since the anchor."""
+        b, k = masks.shape[:2]
+        coarse = F.avg_pool2d(masks, STEM)
+        inside = torch.einsum('bkhw,bchw->bkc', coarse, features)
+        inside = inside / coarse.sum((2, 3)).clamp_min(1e-3)[..., None]
+        all_over = features.mean((2, 3))[:, None].expand(b, k, -1)
+        out = self.motion(torch.cat([inside, all_over, centre], dim=-1)).view(b, k, -1, 3)
+        path = (out[:, :, :1] + out[:, :, 1:]).cumsum(2)
+        return path[..., :2] * self.SHIFT, path[..., 2] * self.TURN
+
+
 class VideoNetwork(nn.Module):
     """Noisy frames, their noise levels and a sentence -> the clean future frames.
 
@@ -216,6 +313,9 @@ class VideoNetwork(nn.Module):
         body = {'unet': UnetBody, 'transformer': TransformerBody}[config.kind]
         self.body = body(config, cond)
         self.head = WarpHead(config.width, config.look_ahead, config.kind == 'transformer')
+        self.pieces = (
+            LayerHead(config.width, config.look_ahead, config.layers) if config.layers else None
+        )
 
     def standardise_text(self, captions: Tensor) -> None:
         """Take mean and spread of the training captions' embeddings [S, 384]."""
@@ -229,7 +329,12 @@ class VideoNetwork(nn.Module):
         planes, where = self.goal(anchor, text)
         cond = self.condition(torch.cat([level_features(levels), text, where], dim=1))
         x = self.stem(frames.reshape(b, f * c, h, w))
-        return self.head(self.body(x, planes, cond), anchor)
+        features = self.body(x, planes, cond)
+        bent = self.head(features, anchor)
+        if self.pieces is None:
+            return bent
+        whole, dense = self.pieces(features, anchor)
+        return whole + dense * (bent - whole)
 
 
 class Stage(nn.ModuleList):

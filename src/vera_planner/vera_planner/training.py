@@ -70,6 +70,7 @@ class TrainConfig:
 
 # Where little moves, what moves still counts for about half: up to this extra weight.
 MOST_MOVING = 64.0
+COARSE = (4, 8)  # px: sides of the cells of the coarser pictures
 
 
 def video_loss(predicted: Tensor, target: Tensor, anchor: Tensor, moving: float) -> Tensor:
@@ -81,7 +82,14 @@ def video_loss(predicted: Tensor, target: Tensor, anchor: Tensor, moving: float)
     extra = (1 / share.clamp_min(1e-6)).clamp(min=moving, max=max(moving, MOST_MOVING))
     weight = 1 + extra * near
     error = torch.sqrt((predicted - target) ** 2 + 1e-4) - 1e-2
-    return (weight * error).mean((1, 2, 3, 4)) / weight.mean((1, 2, 3, 4))
+    loss = (weight * error).mean((1, 2, 3, 4)) / weight.mean((1, 2, 3, 4))
+    # A small thing painted beside where it should be overlaps it only in a coarser picture.
+    for cells in COARSE:
+        off = F.avg_pool2d((predicted - target).flatten(0, 1), cells).unflatten(0, (b, m))
+        there = F.avg_pool2d(weight.flatten(0, 1), cells).unflatten(0, (b, m))
+        error = torch.sqrt(off**2 + 1e-4) - 1e-2
+        loss = loss + (there * error).mean((1, 2, 3, 4)) / there.mean((1, 2, 3, 4))
+    return loss
 
 
 class Trainer:
@@ -119,9 +127,13 @@ class Trainer:
         self.init = find_checkpoint(str(path), kind='planner')
         weights = {k: torch.from_numpy(v).float() for k, v in self.init.tensors().items()}
         try:
-            self.network.load_state_dict(weights)
+            missing, unexpected = self.network.load_state_dict(weights, strict=False)
         except RuntimeError as error:
             raise ValueError(f'{path} is of another network: {error}') from error
+        # A network that grew a head begins with what there is of it.
+        lacking = [name for name in missing if not name.startswith('pieces.')]
+        if lacking or unexpected:
+            raise ValueError(f'{path} is of another network: {[*lacking, *unexpected][:4]}')
 
     def learning_rate(self) -> float:
         """Linear warm-up, then half a cosine to 2%."""
