@@ -372,6 +372,7 @@ def train_planner(
     network: Annotated[str, typer.Option(help='unet or transformer')] = 'unet',
     width: Annotated[int, typer.Option(help='channels of the network', min=8)] = 96,
     depth: Annotated[int, typer.Option(help='blocks per level or in all', min=1)] = 2,
+    layers: Annotated[int, typer.Option(help='pieces that move as wholes; 0: none', min=0)] = 0,
     steps: Annotated[int, typer.Option(help='optimiser steps', min=1)] = 11500,
     rate: Annotated[float, typer.Option(help='highest learning rate', min=1e-7)] = 6e-4,
     drop_history: Annotated[
@@ -401,6 +402,7 @@ def train_planner(
         kind=network,
         width=width,
         depth=depth,
+        layers=layers,
         steps=steps,
         rate=rate,
         drop_history=drop_history,
