@@ -256,6 +256,28 @@ def test_adapters_alone_are_trained_and_then_merged(clips, tmp_path):
     assert_same(weights(again), after, rtol=0, atol=0)
 
 
+def test_under_adapters_what_is_frozen_takes_half_the_memory(clips, tmp_path):
+    some = recipe(clips, steps=2, lora={'rank': 4, 'alpha': 4}, precision='bf16')
+    trainer = Trainer(some, tmp_path)
+    kinds = {n: p.dtype for n, p in trainer.frozen.denoiser.named_parameters()}
+    assert all(kinds[n] == torch.float32 for n in kinds if 'lora_' in n)
+    assert kinds['transformer.blocks.0.attn1.to_q.base_layer.weight'] == torch.bfloat16
+    trainer.run()
+    written = load_transformer(read_planner(tmp_path / 'small'), torch.float32)
+    assert all(torch.isfinite(p).all() for p in written.parameters())
+
+
+def test_processes_that_read_ahead_change_nothing(clips, tmp_path):
+    some = recipe(clips)
+    encoders = training.open_frozen(some, torch.device('cpu'), encoders=True).encoders
+    alone = training.VideoBatches(some, encoders).iterate(2, 0, 1)
+    ahead = training.VideoBatches(replace(some, workers=1), encoders).iterate(2, 0, 1)
+    for _ in range(3):
+        a, b = next(alone), next(ahead)
+        assert a.indices == b.indices and a.context == b.context
+        assert torch.equal(a.latents, b.latents) and torch.equal(a.text, b.text)
+
+
 def test_an_adapter_without_a_place_is_refused(clips, tmp_path):
     with pytest.raises(RecipeError, match="no module 'to_z'"):
         Trainer(recipe(clips, lora={'rank': 4, 'targets': ['to_z']}), tmp_path)

@@ -26,7 +26,7 @@ from vera_core.checkpoint import CheckpointError, write_atomic
 from vera_core.seams import Image
 from vera_planner.wan import checkpoints
 from vera_planner.wan.layouts import WanLayout
-from vera_planner.wan.model import WanDenoiser, build_transformer, build_vae
+from vera_planner.wan.model import WanDenoiser, build_transformer, build_vae, cast
 from vera_planner.wan.recipe import Noise, Optimiser, Recipe, RecipeError
 from vera_planner.wan.sampler import NEGATIVE_PROMPT, sample_future
 from vera_planner.wan.text import MiniLmText
@@ -294,6 +294,8 @@ class Trainer:
         transformer = self.frozen.denoiser.transformer
         transformer.train().requires_grad_(True)
         if recipe.lora is not None:
+            if recipe.precision == 'bf16' and recipe.fsdp is None:
+                cast(transformer, torch.bfloat16)  # it stays as it is; adapters are float32
             # The same adapters in every process, and in a run that resumes.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(recipe.seed)
@@ -563,6 +565,7 @@ class Trainer:
     def _write(self, folder: Path, weights: dict[str, Tensor]) -> None:
         r = self.recipe
         small = sum(w.numel() for w in weights.values()) < SMALL
+        kind = torch.float32 if small or r.precision == 'fp32' else torch.bfloat16
         elsewhere = {
             name: where
             for name, where in self.frozen.parts.items()
@@ -570,7 +573,7 @@ class Trainer:
         }
         checkpoints.write_planner(
             folder,
-            WanDenoiser(plain_transformer(weights, r.size, r), r.size),
+            WanDenoiser(cast(plain_transformer(weights, r.size, r), kind), r.size),
             self.frozen.vae,
             contract=self.batches.contract,
             sampling=planner_sampling(r),
@@ -587,7 +590,6 @@ class Trainer:
                 'recipe': r.to_dict(),
                 'metrics': self.curve[-1] if self.curve else {},
             },
-            dtype=None if small or r.precision == 'fp32' else torch.bfloat16,
         )
 
     def close(self) -> None:
