@@ -98,7 +98,7 @@ class PlannerServer:
         self._token = token
         self._max_message = max_message
         self._ping_interval = ping_interval
-        self._clients: set[asyncio.Task[None]] = set()
+        self._clients: dict[ServerConnection, asyncio.Task[None]] = {}
         self._asked = 0  # plans in progress or waiting
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -154,15 +154,18 @@ class PlannerServer:
             max_queue=4,
             ping_interval=self._ping_interval,
             ping_timeout=max(PONG_S, 3 * self._ping_interval),
+            close_timeout=2.0,
             logger=_quiet,
         ) as server:
             self.port = next(iter(server.sockets)).getsockname()[1]
             if ready is not None:
                 ready()
             await self._stopping.wait()
-            server.close()
-            for task in self._clients:
-                task.cancel()
+            server.close(close_connections=False)  # no new ones
+            clients = dict(self._clients)
+            await asyncio.gather(*(c.close(CloseCode.GOING_AWAY, 'stopped') for c in clients))
+            for task in clients.values():
+                task.cancel()  # they may be waiting for a plan
 
     def start(self) -> None:
         """Serve in a thread, from now until `stop`.
@@ -218,7 +221,7 @@ class PlannerServer:
     async def _connected(self, connection: ServerConnection) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._clients.add(task)
+        self._clients[connection] = task
         log.info('%s connected', _name(connection))
         try:
             await self._talk(connection)
@@ -228,7 +231,7 @@ class PlannerServer:
             log.exception('%s: an error of this server', _name(connection))
             raise
         finally:
-            self._clients.discard(task)
+            del self._clients[connection]
             log.info('%s gone', _name(connection))
 
     async def _talk(self, connection: ServerConnection) -> None:
