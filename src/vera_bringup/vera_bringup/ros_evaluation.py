@@ -70,6 +70,8 @@ def evaluate_through_ros(
         mode=options.mode,
         seed=options.seed,
         lockstep=True,
+        gate=options.gate,
+        candidates=options.candidates,
     )
     with graph_lock(check_domain(domain), check_namespace(namespace)):
         # The nodes read the contract as it is here, with the number of joints asked for.

@@ -186,18 +186,20 @@ def find_gate(
         GateError: the file is damaged.
     """
     path = path or gate_path(embodiment)
-    entries = read_gates(path)
-    for entry in entries:
+    for entry in read_gates(path):
         mine = translator is None or (entry.translator, entry.translator_hash) == translator
         if mine and (entry.planner, entry.planner_hash) == planner:
             return entry
-    if entries:
-        who = ' with '.join(' '.join(one) for one in (planner, translator) if one)
-        _LOG.warning(
-            '%s has no thresholds for %s: its plans are not judged until `vera study gate --save` '
-            'measures them', path, who,
-        )
     return None
+
+
+def warn_unmeasured(planner: tuple[str, str], translator: tuple[str, str] | None = None) -> None:
+    """Say that a gate is on and judges nothing."""
+    who = ' with '.join(' '.join(one).strip() for one in (planner, translator) if one)
+    _LOG.warning(
+        'the gate has no thresholds for %s: its plans are not judged until '
+        '`vera study gate --save` measures them', who,
+    )
 
 
 def save_gate(entry: GateEntry, path: Path) -> None:

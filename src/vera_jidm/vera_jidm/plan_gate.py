@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vera_core.gates import Verdict, check_mode, find_gate, judge
+from vera_core.gates import Verdict, check_mode, find_gate, judge, warn_unmeasured
 from vera_core.normal import Normal
 from vera_core.seams import Image, Translation
 from vera_jidm.translator import Explanation
@@ -72,6 +72,8 @@ class PlanGate:
             GateError: the file of thresholds is damaged.
         """
         found = find_gate(embodiment, planner, translator) if mode != 'off' else None
+        if found is None and mode == 'on':
+            warn_unmeasured(planner, translator)
         return cls(found.actions if found else None, mode)
 
     def translate(

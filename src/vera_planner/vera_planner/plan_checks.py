@@ -24,7 +24,14 @@ from dataclasses import replace
 import numpy as np
 
 from vera_core.contract import Contract
-from vera_core.gates import PlanRejectedError, Verdict, check_mode, find_gate, judge
+from vera_core.gates import (
+    PlanRejectedError,
+    Verdict,
+    check_mode,
+    find_gate,
+    judge,
+    warn_unmeasured,
+)
 from vera_core.normal import Normal
 from vera_core.seams import Image, Plan, VideoPlanner
 from vera_core.seeds import mix
@@ -130,6 +137,8 @@ class PlanChecks:
         if mode != 'off':
             key = (planner.planner_id, planner.checkpoint_hash)
             found = find_gate(contract.embodiment, key)
+            if found is None and mode == 'on':
+                warn_unmeasured(key)
         if found is None:
             return cls(None, None, mode, candidates)
         return cls(found.frames, found.realised, mode, candidates)
