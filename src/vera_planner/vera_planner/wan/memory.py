@@ -22,7 +22,7 @@ from vera_planner.wan.layouts import LAYOUTS, WanLayout
 from vera_planner.wan.model import build_transformer, build_vae
 
 LEVELS = ('none', 'text', 'group')
-UMT5_WEIGHTS = 5_680_910_336  # of the published UMT5-XXL encoder
+UMT5_WEIGHTS = 5_680_910_336  # of the published UMT5-XXL encoder, 4096 channels
 CLIP_WEIGHTS = 630_766_080  # of CLIP ViT-H/14's vision tower
 RESERVE = 1.05  # allocator, fragments
 GB = 1e9
@@ -115,7 +115,8 @@ def estimate(
     tokens = branches * latents * math.ceil(rows / 2) * math.ceil(columns / 2)
     # Per token: the six modulations in both types, residual streams in float32, the hidden layer.
     denoising = tokens * (layout.dim * (6 * (size + 4) + 10 * 4) + 2 * layout.ffn * size)
-    words = UMT5_WEIGHTS * size if text and layout.text == 'umt5' else 0
+    published = layout.text == 'umt5' and layout.text_dim == 4096  # others are small
+    words = UMT5_WEIGHTS * size if text and published else 0
     return Need(
         transformer=sum(_bytes(p) for p in transformer.parameters()),
         vae=vae,
