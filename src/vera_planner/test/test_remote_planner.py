@@ -24,7 +24,7 @@ from vera_planner.planning import PlanRequest, imagine, warm_up
 from vera_planner.registry import make_planner
 from vera_planner.remote.client import RemoteError, RemoteOptions, RemotePlanner, read_options
 from vera_planner.remote.protocol import pack, unpack
-from vera_planner.remote.server import CLIENTS, WAITING, PlannerServer, ServeError
+from vera_planner.remote.server import CLIENTS, KEPT, WAITING, PlannerServer, ServeError
 
 CONTRACT = load_contract('finger')
 CONTEXT = np.random.default_rng(3).integers(0, 256, (3, 64, 64, 3), np.uint8)
@@ -119,10 +119,15 @@ def test_warm_starts_stay_with_the_server(server, planner):
     remote, other = client(server), client(server)
     first = remote.plan(CONTEXT, 'touch it')
     assert first.warm_start == 1
+    for _ in range(KEPT - 1):  # of several plans the robot may execute any
+        remote.plan(CONTEXT, 'touch that')
     remote.plan(CONTEXT, 'touch it', warm_start=first.warm_start)
     assert planner.calls[-1][3] == {'of': 'touch it'}
-    remote.plan(CONTEXT, 'touch it', warm_start=first.warm_start)  # an old one
+    remote.plan(CONTEXT, 'touch it', warm_start=first.warm_start)  # too old by now
     assert planner.calls[-1][3] is None
+    second = remote.plan(CONTEXT, 'touch it', warm_start=KEPT)
+    assert planner.calls[-1][3] == {'of': 'touch that'}
+    assert second.warm_start == KEPT + 3
     for warm_start in (3, '0', np.zeros(2)):  # of another connection, or no number
         other.plan(CONTEXT, 'touch it', warm_start=warm_start)
         assert planner.calls[-1][3] is None

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -38,6 +37,7 @@ from vera_planner.remote.protocol import ProtocolError
 
 WAITING = 2  # plans that may wait for the one in progress; the next is told that it is busy
 CLIENTS = 16
+KEPT = 8  # warm starts of a client: of several plans it may choose one
 PING_S, PONG_S = 20.0, 60.0
 
 log = logging.getLogger(__name__)
@@ -54,12 +54,21 @@ class _RequestError(ValueError):
     """A request that was understood and cannot be fulfilled."""
 
 
-@dataclass
 class _Session:
-    """What one connection leaves with the server: the last plan's warm start, and its number."""
+    """What one connection leaves with the server: warm starts of its last plans, by number."""
 
-    number: int = 0
-    warm_start: Any = field(default=None, repr=False)
+    def __init__(self) -> None:
+        self.number = 0
+        self.warm_starts: dict[int, Any] = {}
+
+    def keep(self, warm_start: Any) -> int | None:
+        """Number that a warm start is asked for by; None if there is none."""
+        if warm_start is None:
+            return None
+        self.number += 1
+        self.warm_starts[self.number] = warm_start
+        self.warm_starts.pop(self.number - KEPT, None)
+        return self.number
 
 
 class PlannerServer:
@@ -261,7 +270,7 @@ class PlannerServer:
         if not isinstance(endpoint, str):
             raise _RequestError(f'{protocol.BAD_REQUEST}: endpoint is no text')
         if endpoint == protocol.RESET:
-            session.warm_start = None
+            session.warm_starts.clear()
             return protocol.RESET_DONE
         if endpoint != protocol.INFER:
             raise _RequestError(
@@ -283,13 +292,11 @@ class PlannerServer:
                 plan = await self._in_worker(call)
         finally:
             self._asked -= 1
-        session.number += 1
-        session.warm_start = plan.warm_start
         return protocol.pack(
             {
                 'frames': np.ascontiguousarray(plan.frames),
                 'frame_period': plan.frame_period,
-                'warm_start': None if plan.warm_start is None else session.number,
+                'warm_start': session.keep(plan.warm_start),
                 'server_timing': {
                     'infer_ms': 1e3 * (time.perf_counter() - began),
                     'wait_ms': 1e3 * (began - came),
@@ -311,8 +318,8 @@ class PlannerServer:
                 raise _RequestError(f'seed is {seed!r:.60}; it is a whole number >= 0')
             warm = request.get('warm_start')
             options: dict[str, Any] = {'seed': seed}
-            if type(warm) is int and warm == session.number:
-                options['warm_start'] = session.warm_start
+            if type(warm) is int and warm in session.warm_starts:
+                options['warm_start'] = session.warm_starts[warm]
             if request.get('pending') is not None:
                 pending = self._read_frames('pending', request['pending'])
                 if knows_pending(self._planner):
