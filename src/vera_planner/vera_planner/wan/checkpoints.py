@@ -223,7 +223,8 @@ def locate(ref: str, revision: str | None = None, *, moving: bool = False) -> Pl
         wanted = ('transformer/*.json', 'transformer/*.safetensors', *PARTS['vae'])
         found = fetch(repo, commit or revision, wanted, moving=moving)
     except HubError as error:
-        raise CheckpointError(str(error)) from error
+        here = '' if '@' in ref else f'{ref}: no planner in such a folder; as a model of the hub: '
+        raise CheckpointError(f'{here}{error}') from error
     info = read_planner(found.folder) if (found.folder / FILE).is_file() else None
     info = info or _diffusers(found.folder)
     return PlannerInfo(
