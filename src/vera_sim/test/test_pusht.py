@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
 from vera_sim import make_environment
-from vera_sim.pusht import PushTEnv
-from vera_sim.pusht_expert import PushTExpert, corner_error
+from vera_sim.pusht import PushTEnv, _difference
+from vera_sim.pusht_expert import ExpertConfig, PushTExpert, corner_error
 from vera_sim.pusht_physics import (
     BAR,
     GOAL,
@@ -232,6 +233,45 @@ def test_the_expert_s_frames_start_from_the_pusher_that_was_given():
     assert frames[0].shape == (96, 96, 3)
     assert (frames[0] != env.render()).any()
     assert env.state()[0] == pytest.approx(q)
+
+
+def test_the_expert_s_frames_go_on_with_the_push_under_way_however_far_it_was_followed():
+    env = PushTEnv()
+    env.reset(15)
+    first = env.expert_rollout('goal', 24)
+    foreseen = list(env._foreseen)
+    for k in (5, 12, 17):
+        # Four units beside what had been foreseen, as an execution is.
+        state = foreseen[k][0]
+        beside = dataclasses.replace(state, pusher=state.pusher + np.array([2.5, 3.0]))
+        again = env.expert_rollout('goal', 24 - k, scene=beside)
+        assert len(again) == len(first) - k
+        pairs = zip(env._foreseen, foreseen[k:], strict=True)
+        assert np.median([_difference(a, b) for (a, _), (b, _) in pairs]) < 20  # 93 without memory
+    # The state now plays no part, and stays.
+    assert env.scene().block == pytest.approx(foreseen[0][0].block)
+
+
+def test_a_habit_decides_the_same_without_a_search_where_the_block_is_almost_the_same(monkeypatch):
+    expert = PushTExpert(ExpertConfig(habit=12.0))
+    expert.act(PushTState.at((300, 120), (330, 280, 0.9)))
+    chosen, expert.push = expert.push, None
+    beside = PushTState.at((304, 118), (333, 282, 0.88))
+    with monkeypatch.context() as only:
+        only.delattr(PushTExpert, '_search')
+        expert.act(beside)
+    assert np.linalg.norm(expert.push.start - chosen.start) < 12
+    # It touches the block where it did, as seen from the block.
+    assert expert.push.direction @ chosen.direction > 0.99
+
+    # A push that promises much less than it did, or a block further away, is searched for anew.
+    error = corner_error(beside.block)
+    block, push, promised = expert._choices[0]
+    assert expert._again(PushTState.at((304, 118), (345, 290, 0.9)), error) is None
+    expert._choices[0] = (block, push, 1000 * promised)
+    assert expert._again(beside, error) is None
+    expert.reset()
+    assert not expert._choices
 
 
 def test_words_name_the_goal_or_nothing():

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vera_sim import pusht_painter
 from vera_sim.language import Instruction
-from vera_sim.pusht_expert import Push, PushTExpert, corner_error
+from vera_sim.pusht_expert import ExpertConfig, Push, PushTExpert, corner_error, pose_distance
 from vera_sim.pusht_painter import PushTPainter
 from vera_sim.pusht_physics import (
     OUTLINE,
@@ -65,8 +65,9 @@ HELD_OUT: tuple[str, ...] = (
 )
 
 
-_ARM = 60.0  # units of the table: distance of the block's ends from its middle
-_ASTRAY = 40.0  # units of the table: this far from what the expert foresaw it decides anew
+# Units of the table: this far from what the guide foresaw it decides anew, and this near to where
+# it decided before it decides the same.
+_ASTRAY, _HABIT = 40.0, 12.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,9 @@ class PushTEnv:
         self.physics = PushTPhysics()
         self._scratch = PushTPhysics()
         self.expert = PushTExpert()
+        # The expert whose future is shown: asked anew all the time, it should not change its mind.
+        self._guide = PushTExpert(ExpertConfig(habit=_HABIT))
+        self._foreseen: list[tuple[PushTState, Push | None]] = []
         self.reset(0)
 
     def reset(self, seed: int) -> None:
@@ -211,14 +215,15 @@ class PushTEnv:
         if q is not None:
             start = replace(start, pusher=np.asarray(q, np.float64) * UNITS_PER_METRE)
         # A push that was begun is gone on with, by whoever follows these frames however far.
-        self.expert.push = self._push_at(start)
-        _, states, memory = self.expert.foresee(start, frames)
-        self._foreseen = list(zip([start, *states], [self.expert.push, *memory], strict=True))
+        push = self._guide.push = self._push_at(start)
+        _, states, memory = self._guide.foresee(start, frames)
+        self._foreseen = list(zip([start, *states], [push, *memory], strict=True))
         return [self.render_scene(state) for state in states]
 
     def _forget(self) -> None:
         self.expert.reset()
-        self._foreseen: list[tuple[PushTState, Push | None]] = []
+        self._guide.reset()
+        self._foreseen = []
 
     def _push_at(self, state: PushTState) -> Push | None:
         """The push under way in the foreseen state nearest to `state`; None if none is near."""
@@ -264,9 +269,7 @@ class PushTEnv:
 
 def _difference(a: PushTState, b: PushTState) -> float:
     """How far pusher and block are apart in two states, units of the table."""
-    shift, turn = a.block[:2] - b.block[:2], a.block[2] - b.block[2]
-    pusher = float(np.linalg.norm(a.pusher - b.pusher))
-    return pusher + float(np.linalg.norm(shift)) + _ARM * abs(float(turn))
+    return float(np.linalg.norm(a.pusher - b.pusher)) + pose_distance(a.block, b.block)
 
 
 def _beside(rng: np.random.Generator, block: Float) -> Float:

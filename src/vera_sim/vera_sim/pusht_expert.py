@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -38,6 +39,8 @@ LOW, HIGH = MARGIN, 512.0 - MARGIN
 TOUCH = PUSHER_RADIUS + 2.5  # where a push begins: outline (drawn 2 wide) and a little air
 CLEAR = PUSHER_RADIUS + 6.0  # distance kept on the way to it
 _NEAR = 12.0  # corners' distance under which fine pushes are tried
+_ARM = 60.0  # distance of the block's ends from its middle
+_CHOICES = 16  # that are remembered
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class ExpertConfig:
         angles: directions tried at each, rad from the inward normal.
         overhead: steps that a change of contact counts for, beyond those of the way.
         enough: corners' distance at which there is nothing left to do.
+        habit: how far the block may be from where a push was chosen before, units of the table,
+            for that push to be chosen again without a search; at most half its error, and only if
+            it still promises half of what it did. 0: always search. Who foresees the same future
+            over and over, from states that differ a little, then foresees the same pushes.
     """
 
     travel: float = 20.0
@@ -59,6 +66,7 @@ class ExpertConfig:
     angles: tuple[float, ...] = (-0.5, 0.0, 0.5)
     overhead: float = 2.0
     enough: float = 0.5
+    habit: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def corner_error(block: Sequence[float] | Float) -> float:
 
 
 class PushTExpert:
-    """Decides one step after another; `push` is all that it remembers.
+    """Decides one step after another; `push`, and with a habit its choices, is all it remembers.
 
     Args:
         config: how it moves.
@@ -107,10 +115,13 @@ class PushTExpert:
         self.push: Push | None = None
         self._physics = PushTPhysics()
         self._contacts, self._normals = _outline_contacts(self.config.contacts)
+        # The block's pose, the push that was chosen there, and the fall of error it promised.
+        self._choices: deque[tuple[Float, Push, float]] = deque(maxlen=_CHOICES)
 
     def reset(self) -> None:
-        """Forget the push under way."""
+        """Forget the push under way and the choices."""
         self.push = None
+        self._choices.clear()
 
     def act(self, state: PushTState) -> Float:
         """The pusher's next displacement, float64 [2], units of the table."""
@@ -209,10 +220,42 @@ class PushTExpert:
 
     def _choose(self, state: PushTState) -> Push | None:
         """The push with the steepest fall of error for each step, or None when none helps."""
-        config = self.config
         now = corner_error(state.block)
-        if now < config.enough:
+        if now < self.config.enough:
             return None
+        push = self._again(state, now) if self.config.habit > 0 else None
+        return push or self._search(state, now)
+
+    def _again(self, state: PushTState, now: float) -> Push | None:
+        """The choice made for the nearest pose of the block, where the block is now; or None."""
+        near = min(self.config.habit, now / 2)
+        choices = sorted(
+            ((pose_distance(block, state.block), k) for k, (block, _, _) in
+             enumerate(self._choices))
+        )  # fmt: skip
+        for away, k in choices:
+            if away > near:
+                break
+            block, push, promised = self._choices[k]
+            turn = state.block[2] - block[2]
+            c, s = math.cos(turn), math.sin(turn)
+            turned = np.array([[c, s], [-s, c]])
+            start = (push.start - block[:2]) @ turned + state.block[:2]
+            direction = push.direction @ turned
+            if not ((start > LOW) & (start < HIGH)).all():
+                continue
+            rest = PushTState.at(start, state.block)
+            errors, lengths = self._try(rest, direction, push.length + 15, 2.0)
+            if len(errors) == 0 or now - errors.min() < max(0.1, promised / 2):
+                continue
+            if self._path(state, start) is None:
+                continue
+            return Push(start, direction, float(lengths[int(errors.argmin())]), False, now)
+        return None
+
+    def _search(self, state: PushTState, now: float) -> Push | None:
+        """As `_choose`, among all contacts and directions."""
+        config = self.config
         rest = PushTState.at(state.pusher, state.block)
         c, s = np.cos(state.block[2]), np.sin(state.block[2])
         R = np.array([[c, s], [-s, c]])
@@ -256,6 +299,9 @@ class PushTExpert:
             real = hoped * (effort + straight) / (effort + detour)
             if real > worth:
                 chosen, worth = push, real
+        if chosen is not None:
+            effort = chosen.length / config.push + config.overhead
+            self._choices.append((state.block.copy(), chosen, worth * effort))
         return chosen
 
     def _path(self, state: PushTState, target: Float) -> list[Float] | None:
@@ -282,6 +328,12 @@ class PushTExpert:
         while len(way) > 2 and np.linalg.norm(way[1] - way[0]) < _THERE:
             del way[1]
         return way
+
+
+def pose_distance(a: Float, b: Float) -> float:
+    """How far two poses (x, y, angle) of the block are apart, units of the table."""
+    turn = math.remainder(a[2] - b[2], 2 * math.pi)
+    return math.hypot(a[0] - b[0], a[1] - b[1]) + _ARM * abs(turn)
 
 
 def _outline_contacts(count: int) -> tuple[Float, Float]:
