@@ -51,18 +51,12 @@ class OraclePlanner:
         self._wanted = max(self._frames, frames)
 
     def plan(
-        self,
-        context: Image,
-        prompt: str,
-        *,
-        seed: int = 0,
-        warm_start: Any = None,
-        pending: Image | None = None,
+        self, context: Image, prompt: str, *, seed: int = 0, warm_start: Any = None
     ) -> Plan:
         """The expert's future; `context` and `seed` play no part.
 
-        The robot is on the expert's way already: what follows the P `pending` frames is what
-        follows the expert's first P ones.
+        It takes no pending frames: its future begins where the robot really was, which need not be
+        where they show it, and a plan whose first frame jumps asks for a motion that nobody meant.
 
         Raises:
             ValueError: `anchor_at` was not called.
@@ -71,9 +65,8 @@ class OraclePlanner:
         if self._anchor is None:
             raise ValueError('the oracle needs anchor_at(stamp) before each plan')
         anchor, self._anchor = self._anchor, None
-        skipped = 0 if pending is None else len(pending)
-        future = self._provider(prompt, anchor, skipped + self._wanted)
-        return Plan(frames=future[skipped:], frame_period=self._period)
+        frames = self._provider(prompt, anchor, self._wanted)
+        return Plan(frames=frames, frame_period=self._period)
 
 
 __all__ = ['FutureProvider', 'OraclePlanner']
