@@ -214,7 +214,7 @@ def forcing_loss(
 
 
 def add_adapters(transformer: Any, rank: int, alpha: int, targets: tuple[str, ...]) -> None:
-    """Freeze a transformer and add LoRA to it.
+    """Freeze a transformer and add LoRA to it, in float32.
 
     Raises:
         RecipeError: peft is not installed, or a target is in no block.
@@ -232,6 +232,9 @@ def add_adapters(transformer: Any, rank: int, alpha: int, targets: tuple[str, ..
             r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights='gaussian'
         )
     )
+    for weight in transformer.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
 
 
 def checkpoint_blocks(transformer: Any, share: float) -> int:
