@@ -30,6 +30,7 @@ class ViewAssembler:
         }
         self.skew = 0  # ns between the images of the newest canvas
         self.unmatched = 0  # images of the first camera without companions
+        self.newest: int | None = None  # stamp of the newest canvas, ns
 
     def add(self, name: str, image: Image, stamp: int) -> Frame | None:
         """Take an image, uint8 [height, width, 3]; returns a canvas if it completes one.
@@ -54,7 +55,7 @@ class ViewAssembler:
             self._waiting[first].popleft()
             skew = max(abs(frame.stamp - reference.stamp) for frame in chosen.values())
             if skew <= self._tolerance:
-                self.skew = skew
+                self.skew, self.newest = skew, reference.stamp
                 views = {key: frame.image for key, frame in chosen.items()}
                 return Frame(image=canvas.tile(views, self._contract), stamp=reference.stamp)
             self.unmatched += 1

@@ -38,9 +38,9 @@ class ServoError(ValueError):
 class Trust:
     """When the flow from the real frame is believed.
 
-    The weight tells most: on the finger it is 0.62 to 0.95 (1st to 99th percentile) on the way to
-    frames imagined up to 22 ahead, and 0.04 to 0.57 (5th to 95th) to frames of another scene or far
-    from where the robot is, to noise, and from a black or half covered camera. The residual is
+    The weight tells most. On the finger it is at least 0.62 (1st percentile) on the way to frames
+    imagined up to 22 ahead, and at most 0.57 (95th percentile) to frames of another scene or far
+    from where the robot is, to noise, and from a black or partly covered camera. The residual is
     high wherever little moves, and only says something near one.
 
     Attributes:
