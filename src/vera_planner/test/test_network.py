@@ -83,26 +83,25 @@ def test_sentences_are_standardised_over_the_training_captions():
     assert 0.9 < seen.std() < 1.1
 
 
-def pieces_of(shift, turn, monkeypatch) -> tuple[torch.Tensor, torch.Tensor]:
+def pieces_of(shift, turn, monkeypatch) -> torch.Tensor:
     """A bright bar on dark ground, its mask known, moved by `shift` [px] and `turn` [rad]."""
     head = LayerHead(8, look_ahead=2, layers=1)
     anchor = -torch.ones(1, 3, 32, 32)
     anchor[..., 10:13, 8:17] = 1  # centre (12, 11), 9 wide, 3 high
-    y = torch.zeros(1, 6, 32, 32)
+    y = torch.zeros(1, 5, 32, 32)
     y[:, 0] = torch.where(anchor[:, 0] > 0, 20.0, -20.0)
     y[:, 1:4] = -1.0  # the ground that is painted where the bar was
     y[:, 4] = torch.where(anchor[:, 0] > 0, 20.0, -20.0)
     path = torch.tensor([shift, [2 * v for v in shift]]).view(1, 1, 2, 2)
     angle = torch.tensor([turn, 2 * turn]).view(1, 1, 2)
     monkeypatch.setattr(head, '_motion', lambda *_: (path, angle))
-    frames, dense = head._compose(y, torch.zeros(1, 8, 8, 8), anchor)
+    frames = head._compose(y, torch.zeros(1, 8, 8, 8), anchor)
     assert frames.shape == (1, 2, 3, 32, 32)
-    assert dense.shape == (1, 1, 1, 32, 32)
-    return frames, anchor
+    return frames
 
 
 def test_a_piece_is_carried_whole_and_leaves_painted_ground(monkeypatch):
-    frames, _ = pieces_of([5.0, 3.0], 0.0, monkeypatch)
+    frames = pieces_of([5.0, 3.0], 0.0, monkeypatch)
     expected = -torch.ones(3, 32, 32)
     expected[:, 13:16, 13:22] = 1
     torch.testing.assert_close(frames[0, 0], expected, atol=1e-3, rtol=0)
@@ -112,7 +111,7 @@ def test_a_piece_is_carried_whole_and_leaves_painted_ground(monkeypatch):
 
 
 def test_a_piece_turns_about_its_own_centre(monkeypatch):
-    frames, _ = pieces_of([0.0, 0.0], math.pi / 2, monkeypatch)
+    frames = pieces_of([0.0, 0.0], math.pi / 2, monkeypatch)
     upright = -torch.ones(3, 32, 32)
     upright[:, 7:16, 11:14] = 1
     torch.testing.assert_close(frames[0, 0], upright, atol=0.05, rtol=0)

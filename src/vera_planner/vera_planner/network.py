@@ -2,8 +2,8 @@
 
 Both take T + M noisy frames with one noise level each (diffusion forcing) and a sentence
 embedding, and return the M clean future frames. A frame is painted as the anchor frame moved by a
-predicted flow, blended with predicted colour where the anchor cannot know: the arm keeps its
-texture, which is what the translator's optical flow lives on.
+predicted flow, or in pieces that move as wholes, blended with predicted colour where the anchor
+cannot know: the arm keeps its texture, which is what the translator's optical flow lives on.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class NetworkConfig:
     """Shape of a compact planner; `kind` is 'unet' or 'transformer'.
 
     The canvas is the one that it was trained on first; as a convolutional network it takes any
-    other whose sides are multiples of 16 px. `layers` rigid pieces of the anchor move as wholes
-    where a dense flow would bend them; 0 has the dense flow alone.
+    other whose sides are multiples of 16 px. With `layers`, a frame is made of so many pieces
+    of the anchor, each moved as a whole; with 0 a dense flow moves every pixel on its own.
     """
 
     kind: str = 'unet'
@@ -193,7 +193,7 @@ class LayerHead(nn.Module):
     centre and a shift. What a piece leaves behind is painted. A small thing that moves by more than
     its own size stays whole, which a dense flow has to learn pixel by pixel.
 
-    Returns frames [B, M, 3, H, W] and where the dense head knows better [B, 1, 1, H, W], 0..1.
+    forward(features [B, C, H / 4, W / 4], anchor [B, 3, H, W]) -> [B, M, 3, H, W].
     """
 
     HIDDEN = 32
@@ -209,7 +209,7 @@ class LayerHead(nn.Module):
         self.paint = nn.Sequential(
             nn.Conv2d(self.HIDDEN + 12, 48, 3, padding=1),
             nn.SiLU(),
-            nn.Conv2d(48, (layers + 5) * 4, 3, padding=1),
+            nn.Conv2d(48, (layers + 4) * 4, 3, padding=1),
             nn.PixelShuffle(2),
         )
         # For each piece its mean motion, and what each frame differs from it.
@@ -221,17 +221,17 @@ class LayerHead(nn.Module):
         nn.init.normal_(last.weight, std=1e-2)
         nn.init.zeros_(last.bias)
 
-    def forward(self, features: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, anchor: Tensor) -> Tensor:
         fine = torch.cat([self.up(features), F.pixel_unshuffle(anchor, 2)], dim=1)
         y = self.paint(fine).float()
         with torch.autocast(features.device.type, enabled=False):
             return self._compose(y, features.float(), anchor.float())
 
-    def _compose(self, y: Tensor, features: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+    def _compose(self, y: Tensor, features: Tensor, anchor: Tensor) -> Tensor:
         b, _, height, width = anchor.shape
         k, m = self.layers, self.look_ahead
         logits, colour = y[:, :k], y[:, k : k + 3]
-        hole, dense = torch.sigmoid(y[:, k + 3 : k + 4] - 2), torch.sigmoid(y[:, k + 4 :])
+        hole = torch.sigmoid(y[:, k + 3 :] - 2)
         masks = F.softmax(F.pad(logits, (0, 0, 0, 0, 1, 0)), dim=1)[:, 1:]
         gx = torch.arange(width, device=y.device, dtype=y.dtype)
         gy = torch.arange(height, device=y.device, dtype=y.dtype)
@@ -267,7 +267,7 @@ class LayerHead(nn.Module):
         frames = share[:, :1] * ground[:, :, None] + torch.einsum(
             'bkmhw,bkcmhw->bcmhw', share[:, 1:], moved[:, :, :3] - 1
         )
-        return frames.transpose(1, 2), dense[:, None]
+        return frames.transpose(1, 2)
 
     def _motion(self, features: Tensor, masks: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         """Shift [B, K, M, 2] in px and turn [B, K, M] in rad since the anchor."""
@@ -312,10 +312,11 @@ class VideoNetwork(nn.Module):
         )
         body = {'unet': UnetBody, 'transformer': TransformerBody}[config.kind]
         self.body = body(config, cond)
-        self.head = WarpHead(config.width, config.look_ahead, config.kind == 'transformer')
-        self.pieces = (
-            LayerHead(config.width, config.look_ahead, config.layers) if config.layers else None
-        )
+        self.head: nn.Module
+        if config.layers:
+            self.head = LayerHead(config.width, config.look_ahead, config.layers)
+        else:
+            self.head = WarpHead(config.width, config.look_ahead, config.kind == 'transformer')
 
     def standardise_text(self, captions: Tensor) -> None:
         """Take mean and spread of the training captions' embeddings [S, 384]."""
@@ -329,12 +330,8 @@ class VideoNetwork(nn.Module):
         planes, where = self.goal(anchor, text)
         cond = self.condition(torch.cat([level_features(levels), text, where], dim=1))
         x = self.stem(frames.reshape(b, f * c, h, w))
-        features = self.body(x, planes, cond)
-        bent = self.head(features, anchor)
-        if self.pieces is None:
-            return bent
-        whole, dense = self.pieces(features, anchor)
-        return whole + dense * (bent - whole)
+        out: Tensor = self.head(self.body(x, planes, cond), anchor)
+        return out
 
 
 class Stage(nn.ModuleList):

@@ -126,14 +126,15 @@ class Trainer:
     def _begin_from(self, path: Path) -> None:
         self.init = find_checkpoint(str(path), kind='planner')
         weights = {k: torch.from_numpy(v).float() for k, v in self.init.tensors().items()}
+        if self.init.config.get('layers', 0) != self.config.network.layers:
+            # Another head begins anew, on the features of the old one.
+            ours = self.network.state_dict()
+            weights = {k: v for k, v in weights.items() if not k.startswith('head.')}
+            weights |= {k: v for k, v in ours.items() if k.startswith('head.')}
         try:
-            missing, unexpected = self.network.load_state_dict(weights, strict=False)
+            self.network.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(f'{path} is of another network: {error}') from error
-        # A network that grew a head begins with what there is of it.
-        lacking = [name for name in missing if not name.startswith('pieces.')]
-        if lacking or unexpected:
-            raise ValueError(f'{path} is of another network: {[*lacking, *unexpected][:4]}')
 
     def learning_rate(self) -> float:
         """Linear warm-up, then half a cosine to 2%."""
