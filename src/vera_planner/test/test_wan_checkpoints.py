@@ -271,6 +271,30 @@ def test_a_hub_model_is_pinned_and_its_licence_said(fake_hub, caplog):
     assert 'NON-COMMERCIAL' in caplog.text
 
 
+def test_encoders_that_cannot_be_had_are_missed_when_opening_not_at_the_first_prompt(fake_hub):
+    with pytest.raises(CheckpointError, match=r'text_encoder: some/model .* has no text_encoder/'):
+        open_planner(f'some/model@{COMMIT}', device='cpu')
+
+
+def test_the_licence_of_weights_that_only_look_published_is_not_assumed(tmp_path, caplog):
+    layout = WanLayout('custom', 48, 96, 4, 2, text_dim=384)
+    build_transformer(layout, seed=1).save_pretrained(tmp_path / 'm' / 'transformer')
+    assert checkpoints.locate(str(tmp_path / 'm')).licence == ''
+    (tmp_path / 'm' / 'README.md').write_text('---\nlicense: mit\n---\n')
+    assert checkpoints.locate(str(tmp_path / 'm')).licence == 'mit'
+    make(tmp_path / 'p')
+    with caplog.at_level(logging.INFO):
+        open_planner(str(tmp_path / 'p'), device='cpu', text=Words())
+    assert 'licence unknown' in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_a_gpu_that_is_not_there(tmp_path):
+    make(tmp_path / 'p')
+    with pytest.raises(memory.MemoryNeedError, match='torch sees no GPU'):
+        open_planner(str(tmp_path / 'p'), device='cuda', text=Words())
+
+
 def test_a_moving_revision_is_refused_unless_asked_for(fake_hub):
     for revision in (None, 'main', 'v1', 'abc1234'):
         with pytest.raises(CheckpointError, match='pinned to a commit'):

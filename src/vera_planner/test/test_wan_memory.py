@@ -221,6 +221,17 @@ def test_memory_that_is_full_by_another_name_counts_and_other_errors_do_not():
     assert placement.level == 'text'
 
 
+def test_main_memory_that_is_full_too_is_reported(monkeypatch):
+    denoiser, placement = crowded('group')
+
+    def full(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
+
+    monkeypatch.setattr(denoiser.transformer, 'enable_group_offload', full)
+    with pytest.raises(MemoryNeedError, match='CUDA out of memory'):
+        placement.run(lambda: denoiser(*inputs()))
+
+
 def test_on_the_cpu_there_is_nothing_to_fall_back_to():
     denoiser, placement = crowded(None)
     placement.can_offload = False

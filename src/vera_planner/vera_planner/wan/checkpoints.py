@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -28,10 +27,11 @@ from vera_planner.wan.hub import (
     is_repository,
     is_restricted,
     licence_line,
+    licence_of,
 )
 from vera_planner.wan.image_encoder import ImageEncoder
 from vera_planner.wan.layouts import LAYOUTS, LayoutError, WanLayout
-from vera_planner.wan.memory import LEVELS, Placement, choose_level, estimate
+from vera_planner.wan.memory import LEVELS, MemoryNeedError, Placement, choose_level, estimate
 from vera_planner.wan.model import WanDenoiser, cast, transformer_class, transformer_config
 from vera_planner.wan.text import MiniLmText, TextEncoder, Umt5Text
 
@@ -232,7 +232,7 @@ def locate(ref: str, revision: str | None = None, *, moving: bool = False) -> Pl
             **vars(info),
             'source': repo,
             'revision': found.revision,
-            'licence': found.licence or info.licence or info.layout.licence,
+            'licence': found.licence or info.licence,
             'parts': {
                 **_hub_parts(info.layout, repo, found.revision),
                 'vae': 'vae',
@@ -243,7 +243,7 @@ def locate(ref: str, revision: str | None = None, *, moving: bool = False) -> Pl
 
 
 def _hub_parts(layout: WanLayout, repo: str, revision: str) -> dict[str, Any]:
-    """Where the encoders of a published model are: beside its transformer."""
+    """What a layout needs beside its transformer, and where a published model has it."""
     names = ['vae'] if layout.vae != 'pixels' else []
     names += ['text_encoder', 'tokenizer'] if layout.text == 'umt5' else []
     names += ['image_encoder'] if layout.image_dim is not None else []
@@ -255,7 +255,7 @@ def _diffusers(folder: Path) -> PlannerInfo:
     layout = layout_of_config(folder / 'transformer' / 'config.json')
     parts = {name: name for name in PARTS if (folder / name).is_dir()}
     return PlannerInfo(
-        folder=folder, layout=layout, licence=layout.licence, source=str(folder), parts=parts
+        folder=folder, layout=layout, licence=licence_of(folder), source=str(folder), parts=parts
     )
 
 
@@ -363,13 +363,17 @@ def open_planner(
     """
     info = locate(ref, revision, moving=moving)
     layout = info.layout
-    licence = info.licence or layout.licence
     log.log(
-        logging.WARNING if is_restricted(licence) else logging.INFO,
+        logging.WARNING if is_restricted(info.licence) else logging.INFO,
         '%s',
-        licence_line(info.name, licence),
+        licence_line(info.name, info.licence),
     )
     where = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    if where.type == 'cuda' and not torch.cuda.is_available():
+        raise MemoryNeedError(
+            f'{info.name} was to compute on {where}, but torch sees no GPU. Install the build with '
+            'CUDA (`GPU=1 make setup`), or compute on the cpu'
+        )
     kind = dtype or (torch.bfloat16 if where.type == 'cuda' else torch.float32)
     need = estimate(
         layout,
@@ -392,6 +396,9 @@ def open_planner(
                 f'{info.folder}: {", ".join(damaged)}: missing, damaged or of another training; '
                 f'{FILE} names other hashes'
             )
+    needed = _hub_parts(layout, '', '')
+    for part in needed if text is None else needed.keys() - {'text_encoder', 'tokenizer'}:
+        part_folder(info, part)  # fetched now, or missing now: not at the first prompt
     # A transformer that stays in main memory is loaded there; the others go straight to the GPU.
     first = torch.device('cpu') if level == LEVELS[-1] else where
     denoiser = WanDenoiser(load_transformer(info, kind, first), layout)
@@ -668,5 +675,10 @@ def finish(info: PlannerInfo, folder: Path) -> None:
     old = info.folder.with_name('old')
     if folder.exists():
         folder.rename(old)
-    os.replace(info.folder, folder)  # noqa: PTH105  the same call for file and folder
+    try:
+        info.folder.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -135,7 +135,7 @@ def fetch(
             )
         )
         if complete(cached, patterns):
-            return Fetched(cached, commit, _remembered(cached))
+            return Fetched(cached, commit, licence_of(cached))
     except Exception as error:  # of any kind: it is not in the cache
         if not _is_absent(error):
             raise HubError(_reason(repo, commit, error)) from error
@@ -173,8 +173,8 @@ def complete(folder: Path, patterns: Sequence[str]) -> bool:
     return True
 
 
-def _remembered(folder: Path) -> str:
-    """The licence in the model's README, if that was fetched, too."""
+def licence_of(folder: Path) -> str:
+    """The licence in a model's README; '' if there is none."""
     readme = folder / 'README.md'
     text = readme.read_text(errors='replace') if readme.is_file() else ''
     found = re.search(r'^license(?:_name)?:\s*(\S+)', text, re.MULTILINE)

@@ -286,7 +286,13 @@ class Placement:
             # Outside the handler: the traceback holds the tensors that filled the memory.
             _collect(self.device)
             before = self.level
-            if not self.lower():
+            try:
+                lowered = self.lower()
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                lowered = False  # main memory is full, too
+            if not lowered:
                 layout = self.parts.denoiser.layout
                 need = estimate(layout, self.parts.denoiser.dtype)
                 raise MemoryNeedError(
