@@ -12,10 +12,11 @@ from vera_core.contract import Contract
 from vera_planner.clips import ClipWriter
 from vera_sim import make_environment, pusht
 from vera_sim.pusht_expert import MARGIN, PushTExpert
-from vera_sim.pusht_physics import TABLE, PushTState
+from vera_sim.pusht_physics import TABLE, PushTState, coverage
 
 FRAMES = 32
 SHARD = 250
+ENOUGH = 0.95  # coverage from which the block is left alone
 STILL = 6  # frames after the last push: the plan of a block that is there stands still
 LONGEST = 260  # steps of an episode
 NOISE = 4.0  # units of the table: spread of a disturbed step
@@ -44,7 +45,13 @@ def write_pusht_videos(contract: Contract, folder: Path, clips: int, seed: int) 
     4% name something absent, and the pusher stays.
     """
     assert contract.sim is not None
-    recipe = {'expert': 'pusht', 'options': contract.sim.options, 'seed': seed}
+    recipe = {
+        'expert': 'pusht',
+        'options': contract.sim.options,
+        'enough': ENOUGH,
+        'noise': NOISE,
+        'seed': seed,
+    }
     writer = ClipWriter(folder, contract.visual_fields(), recipe)
     env = make_environment('pusht', contract.sim.options, contract.cameras[0].height)
     name = contract.cameras[0].name
@@ -90,7 +97,8 @@ def episode(
         expert.reset()  # what it began is over: a planner cannot know it either
         still = 0
         while len(states) < FRAMES and still < STILL:
-            action = expert.act(state)
+            there = coverage(state.block) >= ENOUGH
+            action = np.zeros(2) if there else expert.act(state)
             still = still + 1 if not action.any() else 0
             state = _move(env, state, action)
             states.append(state)
