@@ -185,6 +185,8 @@ def make_planner(
 ) -> WanPlanner:
     """A Wan planner as a variant says; of random weights unless there is a checkpoint."""
     on_gpu = torch.cuda.is_available()
+    if chosen.offload and not on_gpu:
+        raise BenchError('without a GPU there is nothing to offload from')
     speed = SpeedOptions()
     if chosen.speed:
         from vera_core.contract_reader import build

@@ -94,6 +94,28 @@ def test_tokens_are_shared_between_gpus_only():
         Workers(make, SpeedOptions(processes=2, parallel='context'), 'cpu')
 
 
+def make_for_tokens(device):
+    # diffusers counts accelerators to choose one, which fails where there are none.
+    torch.accelerator.device_count = lambda: 1
+    return make(device)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_tokens(alone, monkeypatch):
+    monkeypatch.setattr('vera_planner.wan.parallel.TOKEN_DEVICES', ('cpu',))
+    monkeypatch.setattr(torch.accelerator, 'device_count', lambda: 1)
+    full, seen = plan(alone), []
+    workers = Workers(make_for_tokens, SpeedOptions(processes=2, parallel='context'), 'cpu')
+    shared = workers.join(alone)
+    alone.transformer.blocks[1].register_forward_pre_hook(lambda _, a: seen.append(a[0].shape))
+    try:
+        found = plan(shared, hooks=workers)
+        assert seen[0] == (3, 4, TINY.dim)  # of the three branches, half of the 8 tokens each
+        assert (found - full).abs().max() < 1e-5 * full.abs().max()
+    finally:
+        workers.close()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there may be enough GPUs')
 def test_more_processes_than_gpus_are_refused():
     with pytest.raises(SpeedError, match='has 0 GPUs'):

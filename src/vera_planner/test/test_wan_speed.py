@@ -75,10 +75,16 @@ def test_a_cache_works_inside_compiled_blocks(denoiser, monkeypatch):
     assert torch.equal(plan(denoiser, steps=8, hooks=cache), first)
 
 
-def test_an_attention_backend_computes_the_same(denoiser):
-    full = plan(denoiser)
-    accelerate(denoiser.transformer, SpeedOptions(attention='native'))
+def test_an_attention_backend_computes_the_same_and_is_this_models_only(denoiser):
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    full, before = plan(denoiser), Registry.get_active_backend()
+    accelerate(denoiser.transformer, SpeedOptions(attention='_native_math'))
+    chosen = {m.processor._attention_backend for m in denoiser.transformer.modules()
+              if hasattr(m, 'processor')}  # fmt: skip
+    assert {backend.value for backend in chosen} == {'_native_math'}
     assert torch.allclose(plan(denoiser), full, atol=1e-5)
+    assert Registry.get_active_backend() == before
 
 
 @pytest.mark.parametrize('backend', ['flash', 'no_such_backend'])

@@ -23,6 +23,7 @@ from vera_planner.wan.speed import SpeedError, SpeedOptions, accelerate
 
 TIMEOUT = datetime.timedelta(seconds=120)  # of one exchange; waiting for a plan has none
 ENDING_S = 5.0
+TOKEN_DEVICES = ('cuda',)  # where diffusers can share tokens
 
 
 class Workers:
@@ -46,7 +47,7 @@ class Workers:
             raise SpeedError(
                 f'speed.processes {count}; this machine has {torch.cuda.device_count()} GPUs'
             )
-        if kind == 'cpu' and speed.parallel == 'context':
+        if speed.parallel == 'context' and kind not in TOKEN_DEVICES:
             raise SpeedError("speed.parallel 'context' shares tokens between GPUs; there are none")
         if dist.is_initialized():
             raise SpeedError('speed.processes: this process is part of another group already')

@@ -112,10 +112,14 @@ def set_attention(transformer: Any, backend: str) -> None:
     Raises:
         SpeedError: it is unknown, or its package or hardware is missing.
     """
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    before, _ = Registry.get_active_backend()
     try:
         transformer.set_attention_backend(backend)
     except (ValueError, RuntimeError, ImportError) as error:
         raise SpeedError(f'speed.attention {backend!r}: {error}') from error
+    Registry.set_active_backend(before)  # diffusers makes it the one of all other models, too
 
 
 def compile_blocks(transformer: Any, mode: str, *, whole: bool = True) -> None:
