@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from vera_bringup import pusht_videos
 from vera_bringup.expert_videos import UNRELATED
 from vera_core import canvas
 from vera_core.contract import Contract
@@ -24,8 +26,9 @@ class Obedience:
 
     Attributes:
         right, wrong: float64 [n, M], PSNR [dB] of each imagined frame against the expert's future
-            when asked for the disc that the expert went to, and for another one in the scene.
-        moving: float64 [n], `Plan.motion` when asked for a disc in the scene.
+            when asked for what the expert did, and for another object of the scene; where there
+            is no other one, for something that is not there.
+        moving: float64 [n], `Plan.motion` when asked for what the expert did.
         absent: float64 [n], the same when asked for something that is not there.
     """
 
@@ -46,9 +49,12 @@ class Obedience:
 def measure(
     planner: VideoPlanner, contract: Contract, scenes: int, seed: int = 0, progress: bool = False
 ) -> Obedience:
-    """Ask for one disc and for another in `scenes` scenes, in phrasings that training never saw.
+    """Ask rightly and wrongly in `scenes` scenes, in phrasings that training never saw.
 
     The planner sees one frame, as at a cold start.
+
+    Raises:
+        ValueError: no such simulation.
     """
     if contract.sim is None:
         raise ValueError(f'embodiment {contract.embodiment!r} has no simulated environment')
@@ -61,22 +67,33 @@ def measure(
     for index in tqdm(range(scenes), desc='scenes', disable=not progress):
         env.reset(mix(seed, index, 77))
         rng = np.random.default_rng(mix(seed, index))
-        asked, other = (str(name) for name in rng.permutation(list(env.objects))[:2])
-        template = str(rng.choice(language.HELD_OUT))
+        asked, *questions = _questions(env, rng)
         now = canvas.tile({camera.name: env.render()}, contract)
         future = [
             canvas.tile({camera.name: image}, contract)
             for image in env.expert_rollout(asked, contract.video.look_ahead)
         ]
-        for name, scores in ((asked, right), (other, wrong)):
-            plan = planner.plan(now[None], template.format(c=name), seed=index)
-            scores.append([psnr(a, b) for a, b in zip(plan.frames, future, strict=True)])
-            if name == asked:
-                moving.append(plan_motion(now, plan.frames[-1]))
-        missing = [c for c in PALETTE if c not in env.objects]
-        phrase = str(rng.choice([template.format(c=c) for c in missing] + list(UNRELATED[:6])))
-        absent.append(plan_motion(now, planner.plan(now[None], phrase, seed=index).frames[-1]))
+        rightly, wrongly, nothing = (
+            planner.plan(now[None], words, seed=index).frames for words in questions
+        )
+        for frames, scores in ((rightly, right), (wrongly, wrong)):
+            scores.append([psnr(a, b) for a, b in zip(frames, future, strict=True)])
+        moving.append(plan_motion(now, rightly[-1]))
+        absent.append(plan_motion(now, nothing[-1]))
     return Obedience(*(np.array(v) for v in (right, wrong, moving, absent)))
+
+
+def _questions(env: Any, rng: np.random.Generator) -> tuple[str, str, str, str]:
+    """What is asked for; and asked for it, for something else, and for what is not there."""
+    if len(env.objects) == 1:
+        said = env.instruction(rng, held_out=True)
+        other, nothing = rng.permutation(list(pusht_videos.UNRELATED))[:2]
+        return said.target, said.text, str(other), str(nothing)
+    asked, other = (str(name) for name in rng.permutation(list(env.objects))[:2])
+    template = str(rng.choice(language.HELD_OUT))
+    missing = [c for c in PALETTE if c not in env.objects]
+    phrase = str(rng.choice([template.format(c=c) for c in missing] + list(UNRELATED[:6])))
+    return asked, template.format(c=asked), template.format(c=other), phrase
 
 
 def psnr(a: Image, b: Image) -> float:
