@@ -27,8 +27,9 @@ class Plan:
         frames: uint8 [M, H, W, 3], o_{t+1} .. o_{t+M}.
         frame_period: seconds between frames.
         latency: seconds the planner took.
-        motion: mean absolute change between the anchor and the last frame over the 1% most
-            changed pixels, grey levels 0..255; near zero means that the plan stands still.
+        motion: mean absolute change between the newest seen frame and the last one of the
+            contract's look-ahead over the 1% most changed pixels, grey levels 0..255; near zero
+            means that the plan stands still.
         warm_start: what the planner wants back at the next call, or None.
         alternatives: uint8 [n, K, H, W, 3], further candidates for the committed frames, or None.
         disagreement: mean difference of the candidates at the last committed frame, grey levels;
