@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,7 +50,7 @@ def inputs(layout: WanLayout = TINY):
     return latents, levels, text
 
 
-def test_a_planner_opens_as_it_was_written(tmp_path, caplog):
+def test_a_planner_opens_as_it_was_written(tmp_path, capsys):
     folder = tmp_path / 'p'
     denoiser = make(
         folder,
@@ -62,9 +61,10 @@ def test_a_planner_opens_as_it_was_written(tmp_path, caplog):
         shard_size='200KB',
     )
     assert len(list((folder / 'transformer').glob('*.safetensors'))) > 2, 'it was to be sharded'
-    with caplog.at_level(logging.INFO):
-        parts = open_planner(str(folder), device='cpu', text=Words())
-    assert 'Apache-2.0' in caplog.text
+    parts = open_planner(str(folder), device='cpu', text=Words())
+    said = capsys.readouterr().err
+    assert 'p: licence Apache-2.0' in said
+    assert 'GB on disk' in said
     with torch.no_grad():
         assert torch.equal(parts.denoiser(*inputs()), denoiser(*inputs()))
         z = torch.randn(1, 16, 2, 2, 2)
@@ -255,20 +255,18 @@ def fake_hub(tmp_path, monkeypatch):
     return fake
 
 
-def test_a_hub_model_is_pinned_and_its_licence_said(fake_hub, caplog):
-    with caplog.at_level(logging.WARNING):
-        parts = open_planner(f'some/model@{COMMIT}', device='cpu', text=Words())
-    assert 'NON-COMMERCIAL' in caplog.text
-    assert 'cc-by-nc-4.0' in caplog.text
+def test_a_hub_model_is_pinned_and_its_licence_said(fake_hub):
+    said: list[str] = []
+    parts = open_planner(f'some/model@{COMMIT}', device='cpu', text=Words(), tell=said.append)
+    assert 'NON-COMMERCIAL: some/model is under cc-by-nc-4.0' in said[0]
     assert parts.info.revision == COMMIT
     assert parts.info.short_hash == COMMIT[:16]
     assert parts.info.name == 'some/model'
     # The second time nothing is asked of the hub, and the licence is known all the same.
     fake_hub.connected = False
-    caplog.clear()
-    again = open_planner('some/model', COMMIT, device='cpu', text=Words())
+    again = open_planner('some/model', COMMIT, device='cpu', text=Words(), tell=said.append)
     assert again.info.licence == 'cc-by-nc-4.0'
-    assert 'NON-COMMERCIAL' in caplog.text
+    assert said[2] == said[0]
 
 
 def test_encoders_that_cannot_be_had_are_missed_when_opening_not_at_the_first_prompt(fake_hub):
@@ -276,16 +274,15 @@ def test_encoders_that_cannot_be_had_are_missed_when_opening_not_at_the_first_pr
         open_planner(f'some/model@{COMMIT}', device='cpu')
 
 
-def test_the_licence_of_weights_that_only_look_published_is_not_assumed(tmp_path, caplog):
+def test_the_licence_of_weights_that_only_look_published_is_not_assumed(tmp_path, capsys):
     layout = WanLayout('custom', 48, 96, 4, 2, text_dim=384)
     build_transformer(layout, seed=1).save_pretrained(tmp_path / 'm' / 'transformer')
     assert checkpoints.locate(str(tmp_path / 'm')).licence == ''
     (tmp_path / 'm' / 'README.md').write_text('---\nlicense: mit\n---\n')
     assert checkpoints.locate(str(tmp_path / 'm')).licence == 'mit'
     make(tmp_path / 'p')
-    with caplog.at_level(logging.INFO):
-        open_planner(str(tmp_path / 'p'), device='cpu', text=Words())
-    assert 'licence unknown' in caplog.text
+    open_planner(str(tmp_path / 'p'), device='cpu', text=Words())
+    assert 'licence unknown' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -404,6 +405,18 @@ def test_files_that_are_no_checkpoints(tmp_path, base):
         import_planner(tmp_path / 'b.safetensors', tmp_path / 'p', base=base)
     with pytest.raises(CheckpointError, match=r'name one of its files.*a\.ckpt, b\.safetensors'):
         import_planner(tmp_path, tmp_path / 'p', base=base)
+
+
+def test_what_cannot_be_written_or_read_in_one_piece(tmp_path, base, monkeypatch):
+    save_file(original(T2V), tmp_path / 'm.safetensors')
+    monkeypatch.setattr(importer.shutil, 'disk_usage', lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(CheckpointError, match=r'GB are free\. Make room'):
+        import_planner(tmp_path / 'm.safetensors', tmp_path / 'p', heads=HEADS, base=base)
+    assert not (tmp_path / 'p').exists()
+    (tmp_path / 'sharded').mkdir()
+    (tmp_path / 'sharded' / '.metadata').write_bytes(b'')
+    with pytest.raises(CheckpointError, match='consolidate it'):
+        import_planner(tmp_path / 'sharded', tmp_path / 'p', base=base)
 
 
 class Harmful:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from vera_planner.wan.hub import (
     HubError,
     fetch,
     is_repository,
-    is_restricted,
     licence_line,
     licence_of,
 )
@@ -37,7 +36,6 @@ from vera_planner.wan.text import MiniLmText, TextEncoder, Umt5Text
 
 FILE = 'planner.json'
 WEIGHTS = 'diffusion_pytorch_model'
-INDEX = f'{WEIGHTS}.safetensors.index.json'
 HASHED_AT_ONCE = 4e9  # bytes; larger planners are hashed when asked to, smaller ones always
 # Part: the files that it needs.
 PARTS = {
@@ -46,7 +44,6 @@ PARTS = {
     'tokenizer': ('tokenizer/*',),
     'image_encoder': ('image_encoder/*.json', 'image_encoder/*.safetensors'),
 }
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -325,6 +322,10 @@ def named(layout: WanLayout) -> WanLayout:
     return layout
 
 
+def _tell(line: str) -> None:
+    sys.stderr.write(f'{line}\n')
+
+
 def open_planner(
     ref: str,
     revision: str | None = None,
@@ -338,10 +339,11 @@ def open_planner(
     branches: int = 3,
     text: TextEncoder | None = None,
     check_hashes: bool | None = None,
+    tell: Callable[[str], None] = _tell,
 ) -> WanParts:
     """Open a planner for making plans: from a folder, by name, or from the hub.
 
-    Tells its licence to the log, and looks at what it needs before it loads anything.
+    Tells its licence, and looks at what it needs before it loads anything.
 
     Args:
         ref: see `locate`; revision and moving, too.
@@ -355,6 +357,7 @@ def open_planner(
         branches: passes in one batch; for the estimate.
         text: an encoder to use instead of the planner's own.
         check_hashes: read all weights before loading; unless told, up to 4 GB of them.
+        tell: gets two lines, licence and sizes; they go to stderr unless told otherwise.
 
     Raises:
         CheckpointError: it cannot be found, is damaged, or does not fit its layout.
@@ -363,11 +366,7 @@ def open_planner(
     """
     info = locate(ref, revision, moving=moving)
     layout = info.layout
-    log.log(
-        logging.WARNING if is_restricted(info.licence) else logging.INFO,
-        '%s',
-        licence_line(info.name, info.licence),
-    )
+    tell(licence_line(info.name, info.licence))
     where = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     if where.type == 'cuda' and not torch.cuda.is_available():
         raise MemoryNeedError(
@@ -385,10 +384,10 @@ def open_planner(
         text=text is None,
     )
     level = choose_level(need, where, offload, layout, kind)
-    log.info(
-        '%s: %.1f GB on disk; %.1f GB on %s with offload=%s',
-        info.name, info.bytes / 1e9, need.on_device(level) / 1e9, where, level,
-    )  # fmt: skip
+    tell(
+        f'{info.name}: {info.bytes / 1e9:.2f} GB on disk; about '
+        f'{need.on_device(level) / 1e9:.1f} GB on {where} with offload={level}'
+    )
     if info.bytes <= HASHED_AT_ONCE if check_hashes is None else check_hashes:
         damaged = verify(info)
         if damaged:

@@ -61,7 +61,7 @@ class Need:
         return round(RESERVE * (base + self.transformer + extra))
 
     def in_ram(self, level: str = 'none') -> int:
-        """Bytes of main memory beside a GPU; what is offloaded, and one shard while loading."""
+        """Bytes of main memory beside a GPU: what is offloaded."""
         offloaded = 0 if level == 'none' else self.text + self.image
         return offloaded + (self.transformer if level == 'group' else 0)
 
