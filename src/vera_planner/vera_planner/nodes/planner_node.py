@@ -322,11 +322,13 @@ class PlannerNode(VeraNode):
 
     def _on_verdict(self, msg: PlanVerdict) -> None:
         """The translator's; a rejected plan is not executed and another one is made at once."""
-        newest = msg.goal_id == self._goals.goal.goal_id and msg.plan_seq == self._plan_seq
-        if msg.judge == 'planner' or msg.accepted or not newest:
+        mine = msg.goal_id == self._goals.goal.goal_id and msg.plan_seq <= self._plan_seq
+        if msg.judge == 'planner' or msg.accepted or not mine:
             return
         self._warm_start = None
         self._goals.rejected(msg.reason, counted=True)
+        if msg.plan_seq < self._plan_seq:
+            return  # a newer plan is under way already
         self._execution.forget()
         self._reality.forget()
         self._scheduler.again()
