@@ -156,6 +156,21 @@ def test_a_few_step_adapter_is_merged_into_the_weights(denoiser, tmp_path, namin
     assert plan(denoiser, steps=4, text_guidance=0, history_guidance=0).isfinite().all()
 
 
+def test_offloaded_weights_are_changed_as_those_that_are_not(denoiser, tmp_path):
+    file, _ = lora_file(tmp_path)
+    options = SpeedOptions(lora=str(file), cast='float8_e4m3fn')
+    offloaded = WanDenoiser(build_transformer(TINY, seed=1), TINY)
+    cpu = torch.device('cpu')
+    offloaded.transformer.enable_group_offload(
+        onload_device=cpu, offload_device=cpu, offload_type='block_level', num_blocks_per_group=1
+    )
+    plain = plan(offloaded)
+    for model in (denoiser, offloaded):
+        accelerate(model.transformer, options)
+    assert torch.equal(plan(offloaded), plan(denoiser))
+    assert not torch.allclose(plan(offloaded), plain, atol=1e-3)
+
+
 def test_an_adapter_of_another_model_or_no_file_is_refused(denoiser, tmp_path):
     from safetensors.torch import save_file
 

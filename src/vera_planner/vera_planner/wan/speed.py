@@ -98,6 +98,11 @@ def accelerate(transformer: Any, options: SpeedOptions) -> StepCache | None:
         transformer.enable_layerwise_casting(
             storage_dtype=getattr(torch, options.cast), compute_dtype=transformer.dtype
         )
+    if options.lora or options.quantise or options.cast:
+        from diffusers.hooks import group_offloading
+
+        # Offloading holds the weights as they were; it does nothing where nothing is offloaded.
+        group_offloading._maybe_remove_and_reapply_group_offloading(transformer)
     if options.attention:
         set_attention(transformer, options.attention)
     cache = StepCache(transformer, options.cache) if options.cache is not None else None
