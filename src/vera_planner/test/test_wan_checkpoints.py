@@ -195,6 +195,9 @@ def test_published_configurations_are_recognised(tmp_path, name):
     path.write_text(json.dumps({**config, 'qk_norm': None}))
     with pytest.raises(CheckpointError, match='qk_norm None'):
         checkpoints.layout_of_config(path)
+    path.write_text(json.dumps({'_class_name': config['_class_name']}))
+    with pytest.raises(CheckpointError, match='num_attention_heads'):
+        checkpoints.layout_of_config(path)
     path.write_text(json.dumps({**config, '_class_name': 'FluxTransformer2DModel'}))
     with pytest.raises(CheckpointError, match='FluxTransformer2DModel'):
         checkpoints.layout_of_config(path)
@@ -267,6 +270,22 @@ def test_a_hub_model_is_pinned_and_its_licence_said(fake_hub):
     again = open_planner('some/model', COMMIT, device='cpu', text=Words(), tell=said.append)
     assert again.info.licence == 'cc-by-nc-4.0'
     assert said[2] == said[0]
+
+
+def test_a_planner_of_ours_on_the_hub(fake_hub):
+    """With its own description, hashes and no autoencoder, as `vera train video` writes it."""
+    import shutil
+
+    layout = LAYOUTS['compact-pixels']
+    shutil.rmtree(fake_hub.model)
+    denoiser = make(fake_hub.model, layout, sampling={'steps': 3}, licence='Apache-2.0')
+    parts = open_planner(f'some/model@{COMMIT}', device='cpu', text=Words())
+    assert parts.vae is None
+    assert parts.info.layout == layout
+    assert parts.info.sampling == {'steps': 3}
+    assert parts.info.name == 'some/model'
+    with torch.no_grad():
+        assert torch.equal(parts.denoiser(*inputs(layout)), denoiser(*inputs(layout)))
 
 
 def test_encoders_that_cannot_be_had_are_missed_when_opening_not_at_the_first_prompt(fake_hub):

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from vera_core.checkpoint import HASH_SHOWN, CheckpointError, sha256_of
 from vera_core.contract_files import checkpoint_folders
 from vera_planner.wan.hub import (
+    COMMIT,
     HubError,
     fetch,
     is_repository,
@@ -79,7 +80,8 @@ class PlannerInfo:
     @property
     def name(self) -> str:
         """Of the planner; a hub model's id."""
-        return self.source if not self.sha256 and self.source else self.folder.name
+        of_hub = not self.sha256 or COMMIT.fullmatch(self.folder.name)
+        return self.source if of_hub and self.source else self.folder.name
 
     @property
     def short_hash(self) -> str:
@@ -147,7 +149,7 @@ def read_planner(folder: Path) -> PlannerInfo:
         raise CheckpointError(f'{path}: cannot be read: {error}') from error
     if not isinstance(data, dict) or data.get('kind') != 'planner' or data.get('family') != 'wan':
         raise CheckpointError(f'{path}: does not describe a planner of the Wan family')
-    missing = [key for key in ('layout', 'sha256') if key not in data]
+    missing = [key for key in ('layout', 'sha256') if not isinstance(data.get(key), dict)]
     if missing:
         raise CheckpointError(f'{path}: lacks {", ".join(missing)}')
     try:
@@ -217,25 +219,25 @@ def locate(ref: str, revision: str | None = None, *, moving: bool = False) -> Pl
             'no hub id OWNER/NAME@COMMIT. Make one with `vera train video` or `vera models import`'
         )
     try:
-        wanted = ('transformer/*.json', 'transformer/*.safetensors', *PARTS['vae'])
-        found = fetch(repo, commit or revision, wanted, moving=moving)
+        found = fetch(
+            repo,
+            commit or revision,
+            ('transformer/*.json', 'transformer/*.safetensors'),
+            optional=(FILE, *PARTS['vae']),
+            moving=moving,
+        )
     except HubError as error:
         here = '' if '@' in ref else f'{ref}: no planner in such a folder; as a model of the hub: '
         raise CheckpointError(f'{here}{error}') from error
-    info = read_planner(found.folder) if (found.folder / FILE).is_file() else None
-    info = info or _diffusers(found.folder)
-    return PlannerInfo(
-        **{
-            **vars(info),
-            'source': repo,
-            'revision': found.revision,
-            'licence': found.licence or info.licence,
-            'parts': {
-                **_hub_parts(info.layout, repo, found.revision),
-                'vae': 'vae',
-                **info.parts,
-            },
-        }
+    ours = (found.folder / FILE).is_file()
+    info = read_planner(found.folder) if ours else _diffusers(found.folder)
+    elsewhere = {k: v for k, v in info.parts.items() if not isinstance(v, str)}
+    return replace(
+        info,
+        source=repo,
+        revision=found.revision,
+        licence=found.licence or info.licence,
+        parts={**_hub_parts(info.layout, repo, found.revision), **elsewhere},
     )
 
 
@@ -273,10 +275,9 @@ def layout_of_config(path: Path) -> WanLayout:
             f'{path}: a {config.get("_class_name", "model without a class")}; known: '
             f'{", ".join(families)}'
         )
-    heads = config['num_attention_heads']
     vaes = {16: 'wan2.1', 48: 'wan2.2'}
-    channels = config['out_channels']
     try:
+        heads, channels = config['num_attention_heads'], config['out_channels']
         layout = WanLayout(
             name='custom',
             dim=heads * config['attention_head_dim'],
@@ -293,8 +294,8 @@ def layout_of_config(path: Path) -> WanLayout:
             family=family,
             sample_info=bool(config.get('inject_sample_info')),
         )
-    except LayoutError as error:
-        raise CheckpointError(f'{path}: {error}') from error
+    except (LayoutError, KeyError, TypeError) as error:
+        raise CheckpointError(f'{path}: {error!r}') from error
     layout = named(layout)
     expected = transformer_config(layout)
     other = [

@@ -111,6 +111,7 @@ def fetch(
     revision: str | None,
     wanted: Sequence[str],
     *,
+    optional: Sequence[str] = (),
     moving: bool = False,
 ) -> Fetched:
     """Files of a model, from the cache, or downloaded after looking at their size.
@@ -118,7 +119,8 @@ def fetch(
     Args:
         repo: owner/name.
         revision: a commit; see `resolve`.
-        wanted: patterns of file names, e.g. 'transformer/*'.
+        wanted: patterns of file names, e.g. 'transformer/*'; each must have files.
+        optional: patterns that need not have any.
         moving: see `resolve`.
 
     Raises:
@@ -127,7 +129,8 @@ def fetch(
     import huggingface_hub
 
     commit = resolve(repo, revision, moving)
-    patterns, asked = list(wanted), [*wanted, 'README.md']  # the page names the licence
+    patterns = list(wanted)
+    asked = [*wanted, *optional, 'README.md']  # the page names the licence
     try:
         cached = Path(
             huggingface_hub.snapshot_download(
@@ -140,7 +143,7 @@ def fetch(
         if not _is_absent(error):
             raise HubError(_reason(repo, commit, error)) from error
     info = _info(repo, commit)
-    files = [f for f in info.siblings or [] if any(fnmatch(f.rfilename, p) for p in patterns)]
+    files = [f for f in info.siblings or [] if any(fnmatch(f.rfilename, p) for p in asked)]
     missing = [p for p in patterns if not any(fnmatch(f.rfilename, p) for f in files)]
     if missing:
         raise HubError(f'{repo} at {commit[:12]} has no {", ".join(missing)}')
