@@ -550,7 +550,7 @@ def test_the_oracle_without_a_simulation_says_so(graph, wait_for):
 @pytest.mark.parametrize(
     ('parameters', 'message'),
     [
-        ({'planner': 'wan'}, 'it is one of , compact, oracle'),
+        ({'planner': 'nobody'}, 'it is one of , compact, oracle'),
         ({'checkpoint': 'nowhere_to_be_found'}, "checkpoint 'nowhere_to_be_found' not found"),
         ({'contract': 'finger9'}, 'finger9'),
         ({'replan_period': 0.0}, 'parameter replan_period'),

@@ -87,8 +87,11 @@ class PlannerNode(VeraNode):
         steps = self.param('steps', 0, "sampling steps; 0 = the planner's choice", low=0)
         self._lockstep = self.param('lockstep', False, 'plan when the last plan was executed')
         self._seed = self.param('seed', 0, 'base seed of all plans', low=0)
+        video = self.contract.video
         replan = self.param(
-            'replan_period', 0.4, '[s] least time between the anchors of plans, live', low=0.01
+            'replan_period', video.committed * video.frame_period / 2,
+            '[s] least time between the anchors of plans, live; half of what a plan commits',
+            low=0.01,
         )
         self._plan_timeout = self.param(
             'plan_timeout', 15.0, '[s] after which a planner is taken to hang, live', low=0.1
