@@ -153,6 +153,9 @@ def test_a_warm_start_saves_steps_and_starts_from_the_rest_of_the_last_plan(mode
     assert torch.equal(shifted[:, 1], latents[:, 2]) and torch.equal(shifted[:, 2], latents[:, 2])
     assert torch.equal(replace(cold.warm_start, executed=8).shifted(4)[:, 0], latents[:, 2])
     assert replace(cold.warm_start, executed=12).shifted(4) is None
+    every = planner_of(models, long, decode='all').plan(canvases(5), 'go').warm_start
+    assert every.behind(every.frames[2:8]).executed == 8
+    assert every.behind(canvases(3)).executed == every.behind(None).executed == 4
     spy.calls.clear()
     for useless in (None, 'of another planner', replace(cold.warm_start, executed=12)):
         planner.plan(canvases(5), 'go', warm_start=useless)

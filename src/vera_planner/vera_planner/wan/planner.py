@@ -159,12 +159,22 @@ class WarmStart:
 
     Attributes:
         latents: float32 [C, M, h, w].
-        executed: frames that will have been executed when the next plan starts; the committed
-            ones unless the caller knows better (`dataclasses.replace`).
+        executed: frames that will have been executed when the next plan starts: the committed
+            ones unless pending frames tell.
+        frames: uint8 [., H, W, 3], of the plan.
     """
 
     latents: Tensor
     executed: int
+    frames: Image = field(repr=False)
+
+    def behind(self, pending: Image | None) -> WarmStart:
+        """With `executed` up to the last of the pending frames, if that is a frame of this plan."""
+        if pending is not None:
+            for i, frame in enumerate(self.frames):
+                if np.array_equal(frame, pending[-1]):
+                    return replace(self, executed=i + 1)
+        return self
 
     def shifted(self, time_stride: int) -> Tensor | None:
         """The rest of the future, float32 [C, M, h, w], its last latent held; None if none is left.
@@ -413,18 +423,18 @@ class WanPlanner:
         known = context if pending is None else np.concatenate([context, pending])
         used = known[-usable_frames(len(known), self.codec.time_stride, s.context) :]
         waiting = 0 if pending is None else min(len(pending), len(used))
-        guess = self._guess(warm_start) if s.strength < 1 else None
+        guess = self._guess(warm_start, pending) if s.strength < 1 else None
         frames, future = self._run(lambda: self._imagine(used, waiting, prompt, seed, guess, s))
         return Plan(
             frames=frames,
             frame_period=self._period,
-            warm_start=WarmStart(future, self._committed * self.codec.time_stride),
+            warm_start=WarmStart(future, self._committed * self.codec.time_stride, frames),
         )
 
-    def _guess(self, warm_start: Any) -> Tensor | None:
+    def _guess(self, warm_start: Any, pending: Image | None) -> Tensor | None:
         if not isinstance(warm_start, WarmStart) or warm_start.latents.shape[1] != self.look_ahead:
             return None
-        return warm_start.shifted(self.codec.time_stride)
+        return warm_start.behind(pending).shifted(self.codec.time_stride)
 
     def _imagine(
         self,
