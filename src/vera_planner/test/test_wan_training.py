@@ -364,6 +364,14 @@ def test_what_is_wrong_in_a_recipe_is_named(clips, tmp_path):
         Trainer(wider, tmp_path / 'b')
 
 
+def test_weights_are_spread_block_by_block_with_levels_in_full_precision(clips):
+    some = recipe(clips, fsdp={'sharding': 'grad'}, precision='bf16')
+    plugin = training.fsdp_plugin(some, some.fsdp)
+    assert plugin.fsdp_version == 2 and not plugin.reshard_after_forward
+    assert plugin.transformer_cls_names_to_wrap == ['WanTransformerBlock']
+    assert plugin.mixed_precision_policy == training.mixed_precision()
+
+
 def test_training_goes_on_from_a_planner_with_its_licence(clips, tmp_path):
     train(recipe(clips, steps=1, licence='CC-BY-4.0'), tmp_path / 'a')
     some = recipe(clips, init=str(tmp_path / 'a' / 'small'), seed=5)
@@ -433,3 +441,100 @@ def test_two_processes_do_what_one_does_with_the_double_batch(clips, tmp_path):
     rows = [json.loads((tmp_path / name / 'curve.json').read_text())[-1] for name in ('one', 'two')]
     for key in ('loss',):
         assert rows[0][key] == pytest.approx(rows[1][key], rel=1e-3)
+
+
+SHARDS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+import test_wan_training as t
+from vera_planner.wan.training import mixed_precision
+from vera_planner.wan.training_state import Average, gathered, load_state, save_state
+
+torch.set_num_threads(1)
+dist.init_process_group('gloo')
+rank, mesh, out = dist.get_rank(), init_device_mesh('cpu', (2,)), Path(sys.argv[1])
+t.LAYOUTS[t.SMALL.name] = t.SMALL
+recipe = t.recipe(Path('unused'), ema=0.9)
+
+class Accelerator:
+    is_fsdp2, is_main_process = True, rank == 0
+    wait_for_everyone = staticmethod(dist.barrier)
+
+def make(policy):
+    model = t.WanDenoiser(t.build_transformer(t.SMALL, seed=0), t.SMALL).train()
+    for block in model.transformer.blocks:
+        fully_shard(block, mesh=mesh, **policy)
+    fully_shard(model, mesh=mesh, **policy)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
+    return model, optimiser, Average(model, 0.9)
+
+def train(model, optimiser, average, steps, half):
+    for step in steps:
+        seed = torch.Generator().manual_seed(10 * step + rank)
+        z, levels = (torch.randn(1, 48, 3, 8, 8, generator=seed),
+                     torch.rand(1, 3, generator=seed))
+        with torch.autocast('cpu', torch.bfloat16, enabled=half):
+            v = model(z, levels, torch.randn(1, 24, 384, generator=seed))
+        loss = v.pow(2).mean()
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        average.update(step + 1)
+    return float(loss.detach())
+
+for name, policy in (('float', {{}}), ('half', {{'mp_policy': mixed_precision()}})):
+    one, two, half = make(policy), make(policy), name == 'half'
+    train(*one, range(2), half)
+    progress = {{'step': 2, 'windows': 2, 'recipe': recipe.to_dict()}}
+    save_state(out / name, *one, progress, Accelerator())
+    first = gathered(one[0], Accelerator())
+    if rank == 0:
+        torch.save({{k: v.clone() for k, v in first.items()}}, out / f'{{name}}.pt')
+    train(*one, range(2, 4), half)
+    assert load_state(out / name, *two, recipe, 2)['step'] == 2
+    loss = train(*two, range(2, 4), half)
+    whole = []
+    for model, _, average in (one, two):
+        whole.append(gathered(model, Accelerator()))
+        with average.applied():
+            whole.append({{k: v.clone() for k, v in gathered(model, Accelerator()).items()}})
+    if rank == 0:
+        t.assert_same(whole[0], whole[2], rtol=0, atol=0)
+        t.assert_same(whole[1], whole[3], rtol=0, atol=0)
+        assert not torch.equal(whole[0]['proj_out.weight'], whole[1]['proj_out.weight'])
+        print(name, loss)
+    else:
+        assert not whole[0]
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_spread_weights_resume_exactly_and_on_another_number_of_processes(clips, tmp_path):
+    script = tmp_path / 'worker.py'
+    script.write_text(SHARDS.format(tests=str(Path(__file__).parent)))
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+    command += ['--nproc_per_node', '2', str(script), str(tmp_path)]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = dict(line.split() for line in done.stdout.splitlines() if ' ' in line)
+    assert float(losses['half']) == pytest.approx(float(losses['float']), rel=0.1)
+    # Alone, what two processes saved.
+    some = recipe(Path('unused'), ema=0.9)
+    model = WanDenoiser(build_transformer(SMALL, seed=1), SMALL).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
+    progress = training.load_state(
+        tmp_path / 'float', model, optimiser, training.Average(model, 0.9), some, 2
+    )
+    assert progress['step'] == 2
+    saved = torch.load(tmp_path / 'float.pt', weights_only=True)
+    assert_same(model.transformer.state_dict(), saved, rtol=0, atol=0)
+    assert all(state['step'] == 2 for state in optimiser.state.values())

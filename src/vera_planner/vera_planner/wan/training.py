@@ -27,7 +27,7 @@ from vera_core.seams import Image
 from vera_planner.wan import checkpoints
 from vera_planner.wan.layouts import WanLayout
 from vera_planner.wan.model import WanDenoiser, build_transformer, build_vae, cast
-from vera_planner.wan.recipe import Noise, Optimiser, Recipe, RecipeError
+from vera_planner.wan.recipe import Fsdp, Noise, Optimiser, Recipe, RecipeError
 from vera_planner.wan.sampler import NEGATIVE_PROMPT, sample_future
 from vera_planner.wan.text import MiniLmText
 from vera_planner.wan.training_data import (
@@ -36,7 +36,6 @@ from vera_planner.wan.training_data import (
     Encoders,
     LatentBatches,
     VideoBatches,
-    grid_of,
     normal,
     precompute,
 )
@@ -402,12 +401,22 @@ class Trainer:
         noise = torch.from_numpy(np.stack([normal(r.seed, i, shape) for i in batch.indices]))
         levels = training_levels(r.noise, batch.indices, r.seed, batch.context, r.look_ahead)
         return forcing_loss(
-            model,
+            self._in_precision(model),
             to_device(batch, self.device),
             levels.to(self.device),
             noise.to(self.device),
             r.emphasis,
         )
+
+    def _in_precision(self, model: Any) -> Callable[..., Tensor]:
+        """The model under autocast, which accelerate leaves out where weights are spread."""
+
+        def run(*arguments: Any) -> Tensor:
+            with self.accelerator.autocast():
+                predicted: Tensor = model(*arguments)
+            return predicted
+
+        return run
 
     def _held_out(self) -> VideoBatches | None:
         v = self.recipe.validation
@@ -502,7 +511,7 @@ class Trainer:
         text_guidance = float(settings.get('text_guidance', 3.0))
         negative = str(settings.get('negative', NEGATIVE_PROMPT))
         future = sample_future(
-            unwrapped(self.model, self.accelerator),
+            self._in_precision(unwrapped(self.model, self.accelerator)),
             batch.latents[:, :, :1],
             r.look_ahead,
             batch.text,
@@ -618,7 +627,7 @@ def make_accelerator(recipe: Recipe, device: str = '') -> Any:
         RecipeError: accelerate is not installed, or no such device.
     """
     try:
-        from accelerate import Accelerator, FullyShardedDataParallelPlugin
+        from accelerate import Accelerator
     except ImportError as error:
         raise RecipeError(
             'training needs accelerate: `make setup`, or `pip install accelerate`'
@@ -633,20 +642,46 @@ def make_accelerator(recipe: Recipe, device: str = '') -> Any:
     if recipe.fsdp is not None:
         if not torch.cuda.is_available() or device == 'cpu':
             raise RecipeError('fsdp spreads weights over GPUs; take it out to train on the CPU')
-        kind = 'SkyReelsV2TransformerBlock' if recipe.size.family == 'skyreels' else (
-            'WanTransformerBlock'
-        )
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            reshard_after_forward=recipe.fsdp.sharding == 'full',
-            auto_wrap_policy='transformer_based_wrap',
-            transformer_cls_names_to_wrap=[kind],
-            cpu_offload=recipe.fsdp.cpu_offload,
-        )
+        plugin = fsdp_plugin(recipe, recipe.fsdp)
     return Accelerator(
         cpu=device == 'cpu' or not torch.cuda.is_available(),
         mixed_precision='bf16' if recipe.precision == 'bf16' else 'no',
         fsdp_plugin=plugin,
+    )
+
+
+def fsdp_plugin(recipe: Recipe, options: Fsdp) -> Any:
+    """How accelerate spreads the weights: block by block, with FSDP2."""
+    from accelerate import FullyShardedDataParallelPlugin
+
+    policy = None
+    if recipe.precision == 'bf16':
+        policy = mixed_precision()
+    skyreels = recipe.size.family == 'skyreels'
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        reshard_after_forward=options.sharding == 'full',
+        mixed_precision_policy=policy,
+        auto_wrap_policy='transformer_based_wrap',
+        transformer_cls_names_to_wrap=[
+            'SkyReelsV2TransformerBlock' if skyreels else 'WanTransformerBlock'
+        ],
+        cpu_offload=options.cpu_offload,
+    )
+
+
+def mixed_precision() -> Any:
+    """Weights in bfloat16 where they compute, gradients added up in float32.
+
+    The denoiser casts its own inputs: in bfloat16 a noise level would have three digits.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    return MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16,
+        reduce_dtype=torch.float32,
+        output_dtype=torch.float32,
+        cast_forward_inputs=False,
     )
 
 
@@ -746,6 +781,6 @@ def precompute_latents(recipe: Recipe, device: str = '') -> dict[str, Any]:
 
 
 __all__ = [
-    'CheckpointError', 'Trainer', 'add_adapters', 'checkpoint_blocks', 'forcing_loss', 'grid_of',
-    'open_frozen', 'precompute_latents', 'psnr', 'train', 'training_levels',
+    'CheckpointError', 'Trainer', 'add_adapters', 'checkpoint_blocks', 'forcing_loss',
+    'fsdp_plugin', 'open_frozen', 'precompute_latents', 'psnr', 'train', 'training_levels',
 ]  # fmt: skip
