@@ -88,10 +88,9 @@ def pieces_of(shift, turn, monkeypatch) -> torch.Tensor:
     head = LayerHead(8, look_ahead=2, layers=1)
     anchor = -torch.ones(1, 3, 32, 32)
     anchor[..., 10:13, 8:17] = 1  # centre (12, 11), 9 wide, 3 high
-    y = torch.zeros(1, 5, 32, 32)
+    y = torch.zeros(1, 4, 32, 32)
     y[:, 0] = torch.where(anchor[:, 0] > 0, 20.0, -20.0)
     y[:, 1:4] = -1.0  # the ground that is painted where the bar was
-    y[:, 4] = torch.where(anchor[:, 0] > 0, 20.0, -20.0)
     path = torch.tensor([shift, [2 * v for v in shift]]).view(1, 1, 2, 2)
     angle = torch.tensor([turn, 2 * turn]).view(1, 1, 2)
     monkeypatch.setattr(head, '_motion', lambda *_: (path, angle))

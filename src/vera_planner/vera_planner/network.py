@@ -197,7 +197,8 @@ class LayerHead(nn.Module):
     """
 
     HIDDEN = 32
-    FAR = 10.0  # logit of a mask outside the picture, negative
+    FAR = 40.0  # logit of a mask outside the picture, negative
+    SHARP = 3.0  # a pixel belongs to one piece: hedging between them would paint ghosts
     SHIFT, TURN = 4.0, 0.2  # px and rad per frame that an output of 1 means
 
     def __init__(self, width: int, look_ahead: int, layers: int) -> None:
@@ -209,7 +210,7 @@ class LayerHead(nn.Module):
         self.paint = nn.Sequential(
             nn.Conv2d(self.HIDDEN + 12, 48, 3, padding=1),
             nn.SiLU(),
-            nn.Conv2d(48, (layers + 4) * 4, 3, padding=1),
+            nn.Conv2d(48, (layers + 3) * 4, 3, padding=1),
             nn.PixelShuffle(2),
         )
         # For each piece its mean motion, and what each frame differs from it.
@@ -230,8 +231,7 @@ class LayerHead(nn.Module):
     def _compose(self, y: Tensor, features: Tensor, anchor: Tensor) -> Tensor:
         b, _, height, width = anchor.shape
         k, m = self.layers, self.look_ahead
-        logits, colour = y[:, :k], y[:, k : k + 3]
-        hole = torch.sigmoid(y[:, k + 3 :] - 2)
+        logits, colour = y[:, :k] * self.SHARP, y[:, k:]
         masks = F.softmax(F.pad(logits, (0, 0, 0, 0, 1, 0)), dim=1)[:, 1:]
         gx = torch.arange(width, device=y.device, dtype=y.dtype)
         gy = torch.arange(height, device=y.device, dtype=y.dtype)
@@ -263,7 +263,8 @@ class LayerHead(nn.Module):
         moved = F.grid_sample(piece, grid, padding_mode='zeros', align_corners=True)
         moved = moved.view(b, k, 4, m, height, width)
         share = F.softmax(F.pad(moved[:, :, 3] - self.FAR, (0, 0, 0, 0, 0, 0, 1, 0)), dim=1)
-        ground = (1 - hole) * anchor + hole * colour
+        # Paint only where a piece was: elsewhere it would draw what may come instead of moving it.
+        ground = anchor + masks.sum(1, keepdim=True) * (colour - anchor)
         frames = share[:, :1] * ground[:, :, None] + torch.einsum(
             'bkmhw,bkcmhw->bcmhw', share[:, 1:], moved[:, :, :3] - 1
         )
