@@ -18,6 +18,7 @@ from vera_bringup.evaluation import (
     evaluation_contract,
     make_loop,
 )
+from vera_bringup.lockstep import RandomMotion
 from vera_bringup.nodes.client import VeraClient
 from vera_bringup.ros_evaluation import evaluate_through_ros
 from vera_bringup.statistics import REACHED, RESTED, summarise
@@ -90,6 +91,16 @@ def test_a_planner_that_rests_too_early_has_failed(loop):
     assert result.outcome == RESTED
     assert result.coverage < 0.82
     assert summarise([result])['failures'] == {RESTED: 1}
+
+
+def test_random_motion_is_one_that_the_pusher_can_make():
+    contract = load_contract('pusht')
+    assert np.abs(RandomMotion(contract).values(3)).max() <= 0.024
+    options = EvaluationOptions(planner='random', episodes=1, frames=12, keep=True)
+    (result,) = evaluate(contract, options)
+    assert np.ptp(result.commands, axis=0).max() > 0.01
+    # With the finger's reach every chunk would be refused as implausible.
+    assert len(result.chunks) == 3
 
 
 def test_success_is_the_coverage_that_was_asked_for():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vera_bringup.dream_judge import DreamJudge
+from vera_bringup.selfplay_motion import REACH
 from vera_bringup.statistics import (
     IMPLAUSIBLE,
     NO_MOTION,
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from vera_core.contract import Contract
     from vera_core.seams import Image, Plan, Translation, Translator, VideoPlanner
 
-SELF_PLAY_DELTA = 0.12  # rad per frame period, as in self-play
-
 
 class LoopError(RuntimeError):
     """The loop cannot go on; the message says why."""
@@ -65,11 +64,12 @@ class RandomMotion:
 
     def __init__(self, contract: Contract) -> None:
         self._shape = (contract.video.committed, len(contract.channels))
+        self._reach = REACH * contract.channel_scales
 
     def values(self, seed: int) -> Any:
-        """float64 [K, n] [rad]."""
+        """float64 [K, n], in the units of the channels."""
         rng = np.random.default_rng(seed)
-        return rng.uniform(-SELF_PLAY_DELTA, SELF_PLAY_DELTA, self._shape)
+        return rng.uniform(-self._reach, self._reach, self._shape)
 
 
 class LockstepLoop:
