@@ -45,7 +45,7 @@ class PixelCodec:
                 f'frames are {frames.dtype} {list(frames.shape)}; expected uint8 [F >= 1, H, W, 3] '
                 f'with H and W multiples of {self.stride}'
             )
-        signal = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
+        signal = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float()
         return F.pixel_unshuffle(signal / 127.5 - 1, self.stride).transpose(0, 1).contiguous()
 
     def decode(self, latents: Tensor, keep: int) -> Image:

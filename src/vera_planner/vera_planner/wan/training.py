@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vera_core.checkpoint import CheckpointError, write_atomic
+from vera_core.checkpoint import write_atomic
 from vera_core.seams import Image
 from vera_planner.wan import checkpoints
 from vera_planner.wan.layouts import WanLayout
@@ -432,7 +432,7 @@ class Trainer:
         The PSNR is that of the first and of the last future frame, with the window's caption and
         with that of another window. The processes share the windows.
         """
-        v, r = self.recipe.validation, self.recipe
+        v = self.recipe.validation
         assert v is not None and self.held_out is not None
         with self.average.applied() if self.average is not None else nullcontext():
             self.model.eval()
@@ -456,7 +456,6 @@ class Trainer:
             both = torch.tensor([sum(values), float(len(values))], device=self.device)
             both = accelerator.reduce(both, 'sum')
             found[key] = float(both[0] / both[1])
-        log.debug('validated %s at step %d', r.name, self.step)
         return found
 
     def _held_out_batch(self, index: int, context: int) -> Batch:
@@ -781,6 +780,6 @@ def precompute_latents(recipe: Recipe, device: str = '') -> dict[str, Any]:
 
 
 __all__ = [
-    'CheckpointError', 'Trainer', 'add_adapters', 'checkpoint_blocks', 'forcing_loss',
+    'Trainer', 'add_adapters', 'checkpoint_blocks', 'forcing_loss',
     'fsdp_plugin', 'open_frozen', 'precompute_latents', 'psnr', 'train', 'training_levels',
 ]  # fmt: skip
