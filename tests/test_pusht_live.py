@@ -223,16 +223,3 @@ def test_a_goal_in_words_is_covered_live_and_a_stop_holds(tmp_path):
             for c, _, data in bag.messages([seen['/vera/sim_status']])
         ]
     assert max(best) >= 0.82
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_demo(tmp_path):
-    code, text = vera(
-        'demo', 'pusht', '--planner', 'oracle', '--goals', '1', '--timeout', '120', '--json',
-        '--domain', str(unique_domain()), cwd=tmp_path, timeout=280,
-    )  # fmt: skip
-    assert code == 0, text
-    assert json.loads(text.splitlines()[-1])['reached'] == 1
-    (run,) = (tmp_path / 'runs').iterdir()
-    assert (run / 'real_beside_imagined.png').read_bytes().startswith(b'\x89PNG')

@@ -98,6 +98,10 @@ class SimWorld:
         env: the environment; its joints are the contract's, in any order.
         dwell: frames of `video.frame_period` that the tip must stay in an object.
 
+    Attributes:
+        success_coverage: share of the goal that is asked for; None where none is to be covered.
+        best_coverage: see GroundTruth.
+
     Raises:
         WorldError: joints or cameras that do not fit the contract.
     """
@@ -121,7 +125,6 @@ class SimWorld:
         self._to_contract = [env.joint_names.index(name) for name in contract.joint_names]
         self._scene = getattr(env, 'scene', lambda: None)
         self._coverage = getattr(env, 'coverage', lambda: float('nan'))
-        # What is asked for; None where no goal is to be covered.
         self.success_coverage: float | None = getattr(env, 'success_coverage', None)
         self._ring: deque[tuple[int, Float, Any]] = deque(
             maxlen=int(HISTORY_S * contract.control.rate)

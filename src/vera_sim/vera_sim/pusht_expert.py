@@ -115,7 +115,8 @@ class PushTExpert:
         self.push: Push | None = None
         self._physics = PushTPhysics()
         self._contacts, self._normals = _outline_contacts(self.config.contacts)
-        # The block's pose, the push that was chosen there, and the fall of error it promised.
+        # The block's pose, the push that was chosen there, and what fall of error it promised at
+        # least.
         self._choices: deque[tuple[Float, Push, float]] = deque(maxlen=_CHOICES)
 
     def reset(self) -> None:
