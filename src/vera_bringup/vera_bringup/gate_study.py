@@ -34,7 +34,7 @@ Signals = dict[str, float]
 CALIBRATE, TEST = 7_100_001, 7_100_002
 WITNESSES = 2
 # Of good plans, by their frames and by their actions each; both together stay below 5%.
-FALSE_STOPS = 0.015
+FALSE_STOPS = 0.01
 NOT_TRUE = 0.02  # of good plans that may be said not to have come true
 MUST_STOP, MAY_STOP = 0.9, 0.05
 GOOD = 'good'
