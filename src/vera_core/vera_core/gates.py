@@ -134,10 +134,10 @@ class GateEntry:
     def from_dict(cls, values: Mapping[str, Any]) -> GateEntry:
         """From a JSON; ValueError when it is not what `to_dict` gives."""
         try:
-            return cls(
-                *(str(values[key]) for key in _KEYS),
-                *(Normal.from_dict(values[key]) for key in ('frames', 'actions', 'realised')),
-            )
+            fields: dict[str, Any] = {key: str(values[key]) for key in _KEYS}
+            for key in ('frames', 'actions', 'realised'):
+                fields[key] = Normal.from_dict(values[key])
+            return cls(**fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f'an entry lacks {error}') from error
 
