@@ -9,6 +9,7 @@ of the channels' scales. Of Wan planners the latents are compared, too.
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
@@ -261,8 +262,7 @@ class _Comparison:
 def _lpips() -> Callable[[Image, Image], float] | None:
     if importlib.util.find_spec('lpips') is None:
         return None
-    import lpips
-
+    lpips = importlib.import_module('lpips')
     try:
         network = lpips.LPIPS(net='alex', verbose=False)
     except Exception:  # its backbone is downloaded
@@ -390,7 +390,8 @@ def measure(
     given = scenes(contract, scene_count, contract.video.context, seed)
     actions = _translated(contract) if checkpoint else None
     comparison = _Comparison(given, actions, contract.video.committed)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    row: dict[str, Any]
     count = max(repeats, scene_count) + 1
     for name in names:
         planner = None

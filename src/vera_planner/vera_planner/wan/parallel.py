@@ -111,7 +111,7 @@ class Workers:
         said = None if known else (text.shape, None if image is None else image.shape)
         self._tell('forward', self._branch, latents.shape, said)
         try:
-            given = [_sent(t) for t in (latents, levels)]
+            given, at = _sent(latents), _sent(levels)
             words = text, image
             if not known:
                 for tensor in words:
@@ -120,7 +120,7 @@ class Workers:
                 self._sent = words
             failure = None
             try:
-                mine = _part(self._denoiser, self._speed, 0, self._count, *given, *words)
+                mine = _part(self._denoiser, self._speed, 0, self._count, given, at, *words)
             except Exception as error:
                 failure, mine = error, _nothing(latents.shape, self._count, latents.device)
             velocity = _gathered(mine, self._speed, self._count, latents.shape)

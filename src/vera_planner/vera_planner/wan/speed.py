@@ -6,6 +6,7 @@ compiled last, with the hooks of a cache in them.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from dataclasses import dataclass
@@ -150,8 +151,7 @@ def quantise(transformer: Any, kind: str) -> None:
     """
     if importlib.util.find_spec('torchao') is None:
         raise SpeedError(f'speed.quantise {kind!r} needs torchao: pip install torchao')
-    from torchao import quantization
-
+    quantization = importlib.import_module('torchao.quantization')
     names = {
         'fp8': 'Float8DynamicActivationFloat8WeightConfig',
         'fp8_weights': 'Float8WeightOnlyConfig',
