@@ -54,20 +54,11 @@ class VideoPlanner(Protocol):
     planner_id: str
     checkpoint_hash: str
 
-    def plan(
-        self,
-        context: Image,
-        prompt: str,
-        *,
-        seed: int = 0,
-        warm_start: Any = None,
-        pending: Image | None = None,
-    ) -> Plan:
+    def plan(self, context: Image, prompt: str, *, seed: int = 0, warm_start: Any = None) -> Plan:
         """Imagine the future of `context`, uint8 [T, H, W, 3], T >= 1, oldest first.
 
-        `pending`: uint8 [P, H, W, 3], frames of the last plan that are still being executed: they
-        follow the context, and the plan follows them. A planner without this argument gets the
-        context alone.
+        A planner that takes a further `pending`, uint8 [P, H, W, 3], gets there the frames of the
+        last plan that are still being executed: they follow the context, and the plan follows them.
         """
 
 

@@ -13,9 +13,9 @@ from vera_core.canvas import CanvasError
 from vera_core.clocks import ManualClock
 from vera_core.contract import CameraSpec, load_contract
 from vera_core.seams import Plan
+from vera_core.views import ViewAssembler
 from vera_planner.observer import Observer
 from vera_planner.planning import PlanRequest
-from vera_core.views import ViewAssembler
 from vera_planner.worker import PlanWorker
 
 MS = 1_000_000

@@ -140,7 +140,7 @@ def imagine(planner: VideoPlanner, request: PlanRequest, contract: Contract) -> 
     anchor_at = getattr(planner, 'anchor_at', None)
     if anchor_at is not None:
         anchor_at(request.seen, request.horizon)
-    more = {} if request.pending is None else {'pending': request.pending}
+    more: dict[str, Any] = {} if request.pending is None else {'pending': request.pending}
     plan = planner.plan(
         request.context, request.prompt, seed=request.seed, warm_start=request.warm_start, **more
     )
