@@ -29,7 +29,7 @@ from vera_planner.execution import Execution, Latency
 from vera_planner.goal import GoalKeeper, PlanRefusedError
 from vera_planner.observer import Observer
 from vera_planner.planning import PlanRequest, continued, imagine, knows_pending, waited
-from vera_planner.scheduler import PlanScheduler
+from vera_planner.scheduler import PlanScheduler, replan_period
 
 if TYPE_CHECKING:
     from vera_core.contract import Contract
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from vera_drivers.sim_world import SimWorld
 
 MODES = ('sync', 'async', 'servo')
-REPLAN_S = 0.4  # least time between plans, as of the planner node
 TRANSLATE_S = 0.05  # from a plan or a camera frame to its chunk
 SERVO_HZ = 10.0
 MOVING = 0.01  # share of the velocity limit above which a joint counts as moving
@@ -79,7 +78,8 @@ class Timing:
             return video.committed
         seconds = self.horizon
         if seconds is None:
-            seconds = max(self.latency, REPLAN_S) + self.latency + TRANSLATE_S + video.frame_period
+            between = max(self.latency, replan_period(contract))
+            seconds = between + self.latency + TRANSLATE_S + video.frame_period
         return max(video.look_ahead, math.ceil(seconds / video.frame_period - 1e-9))
 
 
@@ -161,7 +161,7 @@ class _Run:
         self.clock = ManualClock()
         self.observer = Observer(contract, self.clock)
         self.controller = Controller(contract, clock=self.clock)
-        self.scheduler = PlanScheduler.live(REPLAN_S)
+        self.scheduler = PlanScheduler.live(replan_period(contract))
         self.execution = Execution(contract)
         self.latency = Latency()
         self.goals = GoalKeeper()

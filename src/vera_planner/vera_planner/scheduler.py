@@ -6,6 +6,11 @@ from vera_core.clocks import seconds_to_ns
 from vera_core.contract import Contract
 
 
+def replan_period(contract: Contract) -> float:
+    """Time between the anchors of plans, live, s: half of what a plan commits."""
+    return contract.video.committed * contract.video.frame_period / 2
+
+
 class PlanScheduler:
     """Says when the next plan of a goal is due.
 
@@ -51,4 +56,4 @@ class PlanScheduler:
         self._anchor = None
 
 
-__all__ = ['PlanScheduler']
+__all__ = ['PlanScheduler', 'replan_period']

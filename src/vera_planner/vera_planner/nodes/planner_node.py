@@ -56,7 +56,7 @@ from vera_planner.planning import (
     warm_up,
 )
 from vera_planner.registry import PLANNERS, make_planner
-from vera_planner.scheduler import PlanScheduler
+from vera_planner.scheduler import PlanScheduler, replan_period
 from vera_planner.worker import PlanOutcome, PlanWorker
 
 WATCH_PERIOD_S = 0.1
@@ -87,9 +87,8 @@ class PlannerNode(VeraNode):
         steps = self.param('steps', 0, "sampling steps; 0 = the planner's choice", low=0)
         self._lockstep = self.param('lockstep', False, 'plan when the last plan was executed')
         self._seed = self.param('seed', 0, 'base seed of all plans', low=0)
-        video = self.contract.video
         replan = self.param(
-            'replan_period', video.committed * video.frame_period / 2,
+            'replan_period', replan_period(self.contract),
             '[s] least time between the anchors of plans, live; half of what a plan commits',
             low=0.01,
         )
