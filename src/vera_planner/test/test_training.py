@@ -77,12 +77,12 @@ def test_a_folder_of_another_recipe_is_not_continued(clips):
 
 
 def test_moving_pixels_weigh_more():
-    anchor = torch.zeros(1, 3, 8, 8)
-    target = torch.zeros(1, 1, 3, 8, 8)
-    target[..., :2] = 1
+    anchor = torch.zeros(1, 3, 32, 32)
+    target = torch.zeros(1, 1, 3, 32, 32)
+    target[..., :8] = 1
     wrong_there, wrong_elsewhere = target.clone(), target.clone()
-    wrong_there[..., 0] = 0
-    wrong_elsewhere[..., 7] = 1
+    wrong_there[..., :4] = 0
+    wrong_elsewhere[..., 28:] = 1
     there = video_loss(wrong_there, target, anchor, moving=8)
     elsewhere = video_loss(wrong_elsewhere, target, anchor, moving=8)
     assert there > 4 * elsewhere

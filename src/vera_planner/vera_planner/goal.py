@@ -192,7 +192,9 @@ class GoalKeeper:
             self._still += 1
         else:
             self._still, self._moved = 0, True
-        goal = replace(self._goal, plans=plans, message='')
+        # Why the last plan was rejected stays to be read until one is executed.
+        message = self._goal.message if self._rejected else ''
+        goal = replace(self._goal, plans=plans, message=message)
         if self._moved and self._still >= self.rule.settled:
             goal = replace(
                 goal,
