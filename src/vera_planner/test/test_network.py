@@ -12,9 +12,6 @@ SMALL = {
     'unet': NetworkConfig(kind='unet', width=16, depth=1, height=32, canvas_width=32),
     'transformer': NetworkConfig(kind='transformer', width=32, depth=2, height=32, canvas_width=32),
     'pieces': NetworkConfig(width=16, depth=1, height=32, canvas_width=32, layers=3),
-    'large cells': NetworkConfig(
-        width=16, depth=1, height=32, canvas_width=32, layers=3, stem=8
-    ),
 }
 
 
@@ -78,11 +75,6 @@ def test_a_canvas_that_does_not_divide_is_refused():
         build(NetworkConfig(height=60))
 
 
-def test_large_cells_need_pieces():
-    with pytest.raises(ValueError, match='cells of 8 px: 4, or 8 with `layers`'):
-        NetworkConfig(stem=8)
-
-
 def test_sentences_are_standardised_over_the_training_captions():
     network = build(SMALL['unet'])
     captions = torch.randn(50, 384) * 0.02 + 0.4
@@ -94,7 +86,7 @@ def test_sentences_are_standardised_over_the_training_captions():
 
 def pieces_of(shift, turn, monkeypatch) -> torch.Tensor:
     """A bright bar on dark ground, its mask known, moved by `shift` [px] and `turn` [rad]."""
-    head = LayerHead(NetworkConfig(width=8, look_ahead=2, layers=1))
+    head = LayerHead(8, look_ahead=2, layers=1)
     anchor = -torch.ones(1, 3, 32, 32)
     anchor[..., 10:13, 8:17] = 1  # centre (12, 11), 9 wide, 3 high
     y = torch.zeros(1, 4, 32, 32)

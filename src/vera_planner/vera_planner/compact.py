@@ -44,7 +44,7 @@ class CompactPlanner:
     Args:
         network: the trained network, in evaluation mode.
         frame_period: seconds between frames.
-        canvas: height and width of the frames, multiples of four cells; the network's own if None.
+        canvas: height and width of the frames, multiples of 16 px; the network's own if None.
         checkpoint_hash: first 16 hex digits of the weights' SHA-256.
         steps: sampling steps; more steps cost time in proportion.
     """
@@ -62,7 +62,7 @@ class CompactPlanner:
         if steps < 1:
             raise PlannerError(f'{steps} sampling steps; at least 1 is needed')
         self.canvas = canvas or (network.config.height, network.config.canvas_width)
-        check_canvas(*self.canvas, network.config.stem)
+        check_canvas(*self.canvas)
         self.network = network.eval().requires_grad_(False)
         self.frame_period = frame_period
         self.checkpoint_hash = checkpoint_hash

@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812  torch's own convention
 
 from vera_planner.text import DIM as TEXT_DIM
 
-STEM = 4  # canvas pixels per cell of the coarse grid, unless told
+STEM = 4  # canvas pixels per cell of the coarse grid
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,8 @@ class NetworkConfig:
     """Shape of a compact planner; `kind` is 'unet' or 'transformer'.
 
     The canvas is the one that it was trained on first; as a convolutional network it takes any
-    other whose sides are multiples of four cells. With `layers`, a frame is made of so many pieces
-    of the anchor, each moved as a whole; with 0 a dense flow moves every pixel on its own. `stem`
-    is the side of a cell of the body's grid [px]; wholes can do with larger ones.
+    other whose sides are multiples of 16 px. With `layers`, a frame is made of so many pieces
+    of the anchor, each moved as a whole; with 0 a dense flow moves every pixel on its own.
     """
 
     kind: str = 'unet'
@@ -38,11 +37,6 @@ class NetworkConfig:
     height: int = 64
     canvas_width: int = 64
     layers: int = 0
-    stem: int = STEM
-
-    def __post_init__(self) -> None:
-        if self.stem not in (STEM, 2 * STEM) or (self.stem > STEM and not self.layers):
-            raise ValueError(f'cells of {self.stem} px: {STEM}, or {2 * STEM} with `layers`')
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as stored in a checkpoint."""
@@ -55,13 +49,13 @@ def build(config: NetworkConfig) -> VideoNetwork:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def check_canvas(height: int, width: int, stem: int = STEM) -> None:
+def check_canvas(height: int, width: int) -> None:
     """Refuse a canvas [px] that the coarsest cells do not divide.
 
     Raises:
         ValueError: names the canvas and what would fit.
     """
-    cell = 4 * stem
+    cell = 4 * STEM
     if height < cell or width < cell or height % cell or width % cell:
         raise ValueError(f'canvas {height}x{width}: both must be multiples of {cell}')
 
@@ -199,7 +193,7 @@ class LayerHead(nn.Module):
     centre and a shift. What a piece leaves behind is painted. A small thing that moves by more than
     its own size stays whole, which a dense flow has to learn pixel by pixel.
 
-    forward(features [B, C, H / stem, W / stem], anchor [B, 3, H, W]) -> [B, M, 3, H, W].
+    forward(features [B, C, H / 4, W / 4], anchor [B, 3, H, W]) -> [B, M, 3, H, W].
     """
 
     HIDDEN = 32
@@ -207,13 +201,11 @@ class LayerHead(nn.Module):
     SHARP = 3.0  # a pixel belongs to one piece: hedging between them would paint ghosts
     SHIFT, TURN = 4.0, 0.2  # px and rad per frame that an output of 1 means
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, width: int, look_ahead: int, layers: int) -> None:
         super().__init__()
-        width, layers, look_ahead = config.width, config.layers, config.look_ahead
-        self.look_ahead, self.layers, self.stem = look_ahead, layers, config.stem
-        grow = config.stem // 2
+        self.look_ahead, self.layers = look_ahead, layers
         self.up = nn.Sequential(
-            nn.Conv2d(width, self.HIDDEN * grow**2, 1), nn.PixelShuffle(grow), nn.SiLU()
+            nn.Conv2d(width, self.HIDDEN * 4, 1), nn.PixelShuffle(2), nn.SiLU()
         )
         self.paint = nn.Sequential(
             nn.Conv2d(self.HIDDEN + 12, 48, 3, padding=1),
@@ -281,7 +273,7 @@ class LayerHead(nn.Module):
     def _motion(self, features: Tensor, masks: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         """Shift [B, K, M, 2] in px and turn [B, K, M] in rad since the anchor."""
         b, k = masks.shape[:2]
-        coarse = F.avg_pool2d(masks, self.stem)
+        coarse = F.avg_pool2d(masks, STEM)
         inside = torch.einsum('bkhw,bchw->bkc', coarse, features)
         inside = inside / coarse.sum((2, 3)).clamp_min(1e-3)[..., None]
         all_over = features.mean((2, 3))[:, None].expand(b, k, -1)
@@ -299,7 +291,7 @@ class VideoNetwork(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        check_canvas(config.height, config.canvas_width, config.stem)
+        check_canvas(config.height, config.canvas_width)
         self.config = config
         frames = config.context + config.look_ahead
         # Sentences of one task differ little; standardised over the training captions they do.
@@ -316,14 +308,14 @@ class VideoNetwork(nn.Module):
             nn.SiLU(),
         )
         self.stem = nn.Sequential(
-            nn.PixelUnshuffle(config.stem),
-            nn.Conv2d(frames * 3 * config.stem**2, config.width, 1),
+            nn.PixelUnshuffle(STEM),
+            nn.Conv2d(frames * 3 * STEM * STEM, config.width, 1),
         )
         body = {'unet': UnetBody, 'transformer': TransformerBody}[config.kind]
         self.body = body(config, cond)
         self.head: nn.Module
         if config.layers:
-            self.head = LayerHead(config)
+            self.head = LayerHead(config.width, config.look_ahead, config.layers)
         else:
             self.head = WarpHead(config.width, config.look_ahead, config.kind == 'transformer')
 
@@ -339,7 +331,6 @@ class VideoNetwork(nn.Module):
         planes, where = self.goal(anchor, text)
         cond = self.condition(torch.cat([level_features(levels), text, where], dim=1))
         x = self.stem(frames.reshape(b, f * c, h, w))
-        planes = F.avg_pool2d(planes, self.config.stem // STEM)
         out: Tensor = self.head(self.body(x, planes, cond), anchor)
         return out
 
