@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from vera_bringup import ablation_study
 from vera_bringup.finger_study import (
     QUICK,
     Cell,
@@ -20,6 +21,7 @@ from vera_bringup.finger_study import (
     ratios,
     spread,
 )
+from vera_core.contract_checks import check_name
 
 
 def row(model: str, joints: int, n: int, mse: float, seed: int = 0, flow: str = 'analytic') -> Any:
@@ -102,3 +104,11 @@ def test_a_small_study_runs_and_goes_on(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='choose another --out'):
         Runner(tmp_path, steps=5, held_out=20).run(cells)
     assert json.loads((tmp_path / 'rows' / f'{cells[1].name}.json').read_text())['steps'] == 4
+
+
+def test_every_training_has_a_name_that_a_checkpoint_may_have() -> None:
+    cells = [*FingerStudy().cells(), *ablation_study.cells(5, 4000, (0, 1))]
+    assert any(cell.recipe for cell in cells)
+    for cell in cells:
+        check_name(cell.name)
+    assert len({cell.name for cell in cells}) == len({(c.name, c.recipe) for c in cells})

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -59,8 +60,9 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its files."""
-        extra = ''.join(f'_{k}-{v}' for k, v in self.recipe).replace('/', '-').replace(' ', '')
-        return f'{self.model}_j{self.joints}_n{self.n}_{self.flow}_s{self.seed}{extra}'
+        extra = ''.join(f'_{k}_{v}' for k, v in self.recipe)
+        name = f'{self.model}_j{self.joints}_n{self.n}_{self.flow}_s{self.seed}{extra}'
+        return re.sub(r'\W+', '_', name).rstrip('_')  # what a checkpoint may be called
 
 
 @dataclass(frozen=True)
