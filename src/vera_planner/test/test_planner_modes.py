@@ -82,7 +82,7 @@ class World:
 
 
 def test_the_next_plan_continues_what_will_have_been_executed_when_it_comes(graph, wait_for):
-    world = World(graph, wait_for, replan_period=0.4)
+    world = World(graph, wait_for, replan_period=0.4, pending=True)
     world.frame(0)
     world.planner.delay = 0.25
     world.set_goal()
