@@ -100,7 +100,7 @@ class PlannerNode(VeraNode):
             choices=('async', 'sync'),
         )
         pending = self.param(
-            'pending', False, 'tell the planner, if it can use them, the frames still to be executed'
+            'pending', False, 'tell a planner that can use them the frames still to be executed'
         )
         horizon = self.param(
             'horizon', 0.0, '[s] that plans reach at least, live: two latencies and a frame, or '
