@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -46,7 +47,7 @@ def clean(prompt: str) -> str:
     return ' '.join(html.unescape(html.unescape(sound)).split())
 
 
-class _Cached:
+class _Cached(ABC):
     """Tokens by prompt, without the zeros, so that hundreds of prompts take little memory."""
 
     dim: int
@@ -67,8 +68,9 @@ class _Cached:
         tokens = self._known[prompt]
         return torch.nn.functional.pad(tokens, (0, 0, 0, self.length - len(tokens)))
 
+    @abstractmethod
     def _encode(self, prompt: str) -> torch.Tensor:
-        raise NotImplementedError
+        """Hidden states of a prompt that is not known yet, [l, D], l <= L."""
 
 
 class Umt5Text(_Cached):
