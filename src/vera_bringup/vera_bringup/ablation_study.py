@@ -26,6 +26,8 @@ ABLATIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ('weighting', 'edge-aware variation 0.05', {'smoothness': 0.05}),
     ('confidence', 'confidence 1', {'confidence': 1.0}),
     ('augmentation', 'none', {'photometric': 0.0}),
+    ('resolution', 'cells of 4 px, not 2', {'network': {'grid': 4}}),
+    ('resolution', 'cells of 8 px', {'network': {'grid': 8}}),
     ('size', 'half the features', {'stem': 8, 'widths': (16, 32, 64)}),
 )
 FLOWS = ('farneback', 'dis', 'dis_lk')

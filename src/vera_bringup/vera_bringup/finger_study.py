@@ -64,6 +64,9 @@ class Cell:
         name = f'{self.model}_j{self.joints}_n{self.n}_{self.flow}_s{self.seed}{extra}'
         return re.sub(r'\W+', '_', name).rstrip('_')  # what a checkpoint may be called
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # a recipe may hold a dict
+
 
 @dataclass(frozen=True)
 class FingerStudy:

@@ -79,3 +79,23 @@ def test_affine_head_has_the_usual_shapes():
     assert weight.shape == (2, 3, 32, 64)
     with pytest.raises(ValueError, match='head'):
         NetworkConfig(3, 64, 64, head='other')
+
+
+@pytest.mark.parametrize('head', ['pixel', 'affine'])
+def test_larger_cells_are_the_averages_of_the_small_ones(head):
+    torch.manual_seed(0)
+    fine = JacobianNet(NetworkConfig(2, 32, 32, head=head, gradient_rows=False))
+    coarse = JacobianNet(NetworkConfig(2, 32, 32, head=head, gradient_rows=False, grid=8))
+    coarse.load_state_dict(fine.state_dict())
+    image = torch.rand(1, 3, 32, 32)
+    J, _ = fine(image)
+    J8, weights = coarse(image)
+    assert J8.shape == (1, 2, 2, 4, 4)
+    assert weights.shape == (1, 3, 4, 4)
+    means = J.unflatten(-1, (4, 4)).unflatten(-3, (4, 4)).mean(dim=(-3, -1))
+    torch.testing.assert_close(J8, means, rtol=1e-5, atol=1e-6)
+
+
+def test_a_grid_it_has_not_is_refused():
+    with pytest.raises(ValueError, match='grid is 5; this family has 2, 4, 8 px'):
+        NetworkConfig(2, 40, 40, grid=5)

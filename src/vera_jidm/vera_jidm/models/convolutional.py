@@ -24,8 +24,9 @@ from torch.nn import functional as F  # noqa: N812  (the usual name)
 
 from vera_jidm.models.base import JacobianConfig, JacobianNetwork
 
-# Cells of the output are GRID x GRID pixels of the canvas.
+# Cells of the output are GRID x GRID pixels of the canvas, or averages over larger ones.
 GRID = 2
+GRIDS = (GRID, 2 * GRID, 4 * GRID)
 HEADS = ('pixel', 'affine')
 # The softmax of the affine head: nine coarse cells, and none.
 _CHOICES = 10
@@ -54,8 +55,8 @@ class NetworkConfig(JacobianConfig):
         super().__post_init__()
         if self.head not in HEADS:
             raise ValueError(f'no head {self.head!r}; there are {", ".join(HEADS)}')
-        if self.grid != GRID:
-            raise ValueError(f'grid is {self.grid}; this family has {GRID} px')
+        if self.grid not in GRIDS:
+            raise ValueError(f'grid is {self.grid}; this family has {", ".join(map(str, GRIDS))} px')
         step = 4 * 2 ** (len(self.widths) - 1)
         for name in ('height', 'width'):
             value = getattr(self, name)
@@ -135,14 +136,17 @@ class JacobianNet(JacobianNetwork):
         coarse = x
         x = F.pixel_shuffle(self.unfold(F.silu(x)), 2)
         x = F.silu(self.merge(F.silu(torch.cat([x, fine], dim=1))))
-        n = self.config.channels
+        n, pool = self.config.channels, self.config.grid // GRID
         with torch.autocast(x.device.type, enabled=False):
             out = self.head(x.float())
             if self.config.head == 'affine':
-                J = self._choose(self.local(coarse.float()), out[:, :_CHOICES])
-                return J, self.row_weights(out[:, _CHOICES:])
-        J = out[:, : 2 * n].unflatten(1, (n, 2))
-        return J, self.row_weights(out[:, 2 * n :])
+                J = self._choose(self.local(coarse.float()), out[:, :_CHOICES]).flatten(1, 2)
+                weights = out[:, _CHOICES:]
+            else:
+                J, weights = out[:, : 2 * n], out[:, 2 * n :]
+            if pool > 1:
+                J, weights = F.avg_pool2d(J, pool), F.avg_pool2d(weights, pool)
+        return J.unflatten(1, (n, 2)), self.row_weights(weights)
 
     def _choose(self, local: Tensor, choice: Tensor) -> Tensor:
         """Fine J from coarse affine models.
