@@ -16,13 +16,13 @@ from jidm_robots import (
 )
 
 from vera_core.contract import build_contract
+from vera_core.kinematics.render import optical_frame
+from vera_core.kinematics.transforms import apply, inverse, rotation_from_rpy
+from vera_core.kinematics.urdf import UrdfError
 from vera_core.seams import JacobianModel, Translator
 from vera_jidm.analytic import AnalyticJacobian, CalibrationError, find_urdf, on_grid
 from vera_jidm.analytic_translator import AnalyticTranslator
 from vera_jidm.flow import FlowPair
-from vera_jidm.kinematics.render import optical_frame
-from vera_jidm.kinematics.transforms import apply, inverse, rotation_from_rpy
-from vera_jidm.kinematics.urdf import UrdfError
 from vera_jidm.registry import make_translator
 from vera_jidm.translator import TranslationError
 

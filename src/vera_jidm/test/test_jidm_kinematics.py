@@ -6,16 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jidm_robots import ARM_JOINTS, PANDA, READY, arm_urdf, hand_urdf, joint, visual
 
-from vera_jidm.kinematics.shapes import Box, Cylinder, Mesh, ShapeError, Sphere, read_stl
-from vera_jidm.kinematics.transforms import (
+from vera_core.kinematics.shapes import Box, Cylinder, Mesh, ShapeError, Sphere, read_stl
+from vera_core.kinematics.transforms import (
     inverse,
     rotation_about,
     rotation_from_quaternion,
     rotation_from_rpy,
     transform,
 )
-from vera_jidm.kinematics.tree import KinematicTree
-from vera_jidm.kinematics.urdf import UrdfError, read_urdf
+from vera_core.kinematics.tree import KinematicTree
+from vera_core.kinematics.urdf import UrdfError, read_urdf
 
 TWO_LINKS = (
     '<robot name="two"><link name="a"/>'

@@ -5,13 +5,13 @@ import pytest
 from jidm_robots import ARM_JOINTS, READY, arm_urdf, hand_urdf, looking_at
 from test_jidm_kinematics import binary_stl, box_mesh
 
-from vera_jidm.kinematics import render
-from vera_jidm.kinematics.camera import MODELS, Camera
-from vera_jidm.kinematics.render import Painter
-from vera_jidm.kinematics.shapes import Box
-from vera_jidm.kinematics.transforms import rotation_from_rpy, transform
-from vera_jidm.kinematics.tree import KinematicTree
-from vera_jidm.kinematics.urdf import read_urdf
+from vera_core.kinematics import render
+from vera_core.kinematics.camera import MODELS, Camera
+from vera_core.kinematics.render import Painter
+from vera_core.kinematics.shapes import Box
+from vera_core.kinematics.transforms import rotation_from_rpy, transform
+from vera_core.kinematics.tree import KinematicTree
+from vera_core.kinematics.urdf import read_urdf
 
 
 def camera(model='pinhole', focal=60.0, size=(64, 48), mount=None, link='a'):

@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 
 from vera_core.contract import Contract, hash_fields
 from vera_core.contract_files import embodiment_folders
-from vera_core.seams import Array, Image
-from vera_jidm.kinematics.camera import Camera
-from vera_jidm.kinematics.render import NOTHING, Painter, Surface, optical_frame
-from vera_jidm.kinematics.transforms import (
+from vera_core.kinematics.camera import Camera
+from vera_core.kinematics.render import NOTHING, Painter, Surface, optical_frame
+from vera_core.kinematics.transforms import (
     Float,
     apply,
     rotation_from_quaternion,
     transform,
 )
-from vera_jidm.kinematics.tree import KinematicTree, Posture
-from vera_jidm.kinematics.urdf import UrdfError, read_urdf
+from vera_core.kinematics.tree import KinematicTree, Posture
+from vera_core.kinematics.urdf import UrdfError, read_urdf
+from vera_core.seams import Array, Image
 from vera_jidm.views import ViewBox, view_boxes
 
 # Damping of the pseudo-inverse for Cartesian channels, relative to its largest singular value.

@@ -30,8 +30,8 @@ from vera_jidm.translator import (
 
 if TYPE_CHECKING:
     from vera_core.contract import Contract
-    from vera_jidm.kinematics.transforms import Float
-    from vera_jidm.kinematics.tree import Posture
+    from vera_core.kinematics.transforms import Float
+    from vera_core.kinematics.tree import Posture
 
 DEFAULT_FLOW = 'dis_lk'
 RIDGE = 5e-5

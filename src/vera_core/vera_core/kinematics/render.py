@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vera_jidm.kinematics.camera import NEAR, PINHOLE, Camera
-from vera_jidm.kinematics.shapes import Box, Cylinder, Mesh, Shape, Sphere
-from vera_jidm.kinematics.transforms import Float, apply, inverse
-from vera_jidm.kinematics.tree import KinematicTree, Posture
+from vera_core.kinematics.camera import NEAR, PINHOLE, Camera
+from vera_core.kinematics.shapes import Box, Cylinder, Mesh, Shape, Sphere
+from vera_core.kinematics.transforms import Float, apply, inverse
+from vera_core.kinematics.tree import KinematicTree, Posture
 
 NOTHING = -1
 # Pairs of triangle and pixel that are tested at a time, to bound the memory.

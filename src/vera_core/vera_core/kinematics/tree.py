@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vera_jidm.kinematics.transforms import Float, apply, rotation_about, transform
-from vera_jidm.kinematics.urdf import MOVING, Urdf, UrdfError
+from vera_core.kinematics.transforms import Float, apply, rotation_about, transform
+from vera_core.kinematics.urdf import MOVING, Urdf, UrdfError
 
 
 @dataclass(frozen=True)

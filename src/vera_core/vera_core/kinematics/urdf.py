@@ -17,8 +17,8 @@ from xml.parsers import expat
 
 import numpy as np
 
-from vera_jidm.kinematics.shapes import Box, Cylinder, Shape, ShapeError, Sphere, read_stl
-from vera_jidm.kinematics.transforms import Float, rotation_from_rpy, transform
+from vera_core.kinematics.shapes import Box, Cylinder, Shape, ShapeError, Sphere, read_stl
+from vera_core.kinematics.transforms import Float, rotation_from_rpy, transform
 
 Item = TypeVar('Item')
 MOVING = ('revolute', 'continuous', 'prismatic')

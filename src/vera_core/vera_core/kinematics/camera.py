@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vera_jidm.kinematics.transforms import Float
+from vera_core.kinematics.transforms import Float
 
 PINHOLE, ORTHOGRAPHIC = 'pinhole', 'orthographic'
 MODELS = (PINHOLE, ORTHOGRAPHIC)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vera_jidm.kinematics.transforms import Float
+from vera_core.kinematics.transforms import Float
 
 # Pairs of point and triangle that are compared at a time, to bound the memory.
 _PAIRS = 400_000
