@@ -56,7 +56,8 @@ class NetworkConfig(JacobianConfig):
         if self.head not in HEADS:
             raise ValueError(f'no head {self.head!r}; there are {", ".join(HEADS)}')
         if self.grid not in GRIDS:
-            raise ValueError(f'grid is {self.grid}; this family has {", ".join(map(str, GRIDS))} px')
+            known = ', '.join(map(str, GRIDS))
+            raise ValueError(f'grid is {self.grid}; this family has {known} px')
         step = 4 * 2 ** (len(self.widths) - 1)
         for name in ('height', 'width'):
             value = getattr(self, name)
