@@ -27,6 +27,7 @@ ROSDEP = {
     'torch': 'python3-torch',
     'tqdm': 'python3-tqdm',
     'transformers': 'python3-transformers-pip',
+    'transforms3d': 'python3-transforms3d',
     'typer': 'python3-typer',
     'yaml': 'python3-yaml',
 }
@@ -46,6 +47,8 @@ PIP_ONLY = {
 # Packages that a user installs for one option; the code that needs one says so by name.
 OPTIONAL = {'accelerate', 'lpips', 'peft', 'ptlflow', 'pyarrow', 'tensorboard', 'torchao'}
 OPTIONAL |= {'torchvision', 'vggt'}
+# Robots: the library of whichever arm there is.
+OPTIONAL |= {'franky', 'panda_py'}
 # ROS packages that are needed without being imported by name in Python.
 NOT_IMPORTED = {'rosidl_default_generators', 'rosidl_default_runtime', 'launch', 'launch_ros'}
 NOT_IMPORTED |= {'ament_cmake', 'ament_cmake_python'}
