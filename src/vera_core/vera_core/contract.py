@@ -95,6 +95,8 @@ class Video(Checked):
         look_ahead: M, frames imagined.
         committed: K <= M, frames translated into one action chunk.
         frame_timeout: seconds without camera frames before the planner reports it.
+        max_skew: most seconds between the images of one canvas, where there are several cameras;
+            the period of the first camera unless given.
     """
 
     frame_period: float = field(metadata=SECONDS)
@@ -102,6 +104,7 @@ class Video(Checked):
     look_ahead: int = field(metadata=FRAMES)
     committed: int = field(metadata=FRAMES)
     frame_timeout: float = field(metadata=SECONDS)
+    max_skew: float | None = field(default=None, metadata=SECONDS)
 
     @property
     def frame_period_ns(self) -> int:
@@ -129,7 +132,14 @@ class Crop(Checked):
 
 @dataclass(frozen=True)
 class CameraSpec(Checked):
-    """One view: images of `width` x `height` pixels at `rate` Hz on a relative topic."""
+    """One view: images of `width` x `height` pixels at `rate` Hz on a relative topic.
+
+    Attributes:
+        crop: the part that is used; everything unless given.
+        driver: what reads the real camera: realsense, opencv or video_file.
+        source: serial number of a RealSense, device of opencv, path of a video file; text.
+        options: of that driver, by name.
+    """
 
     name: str
     topic: str
@@ -137,6 +147,9 @@ class CameraSpec(Checked):
     height: int = field(metadata=PIXELS)
     rate: float = field(metadata=HZ)
     crop: Crop | None = None
+    driver: str = 'opencv'
+    source: str = ''
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
