@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vera_core.kinematics.transforms import Float, apply, rotation_about, transform
+from vera_core.kinematics.transforms import Float, apply
 from vera_core.kinematics.urdf import MOVING, Urdf, UrdfError
 
 
@@ -75,7 +75,36 @@ class KinematicTree:
                 self._carries[i] = self._carries[self._link[above.parent]]
                 if above.name in index:
                     self._carries[i, index[above.name]] = True
-        self._index = index
+        self._parent = [
+            self._link[self._above[name].parent] if name in self._above else -1
+            for name in self.link_names
+        ]
+        self._local(index)
+
+    def _local(self, index: dict[str, int]) -> None:
+        """Frames of links in their parents': origin + sin(q) A + (1 - cos(q)) B + q C."""
+        count = len(self.link_names)
+        self._origin = np.tile(np.eye(4), (count, 1, 1))
+        # The link and the axis (in the link's frame) of each of the m moving joints.
+        self._child = np.zeros(len(self._moving), int)
+        self._axis = np.zeros((len(self._moving), 3))
+        terms = np.zeros((3, len(self._moving), 4, 4))
+        for i, name in enumerate(self.link_names):
+            joint = self._above.get(name)
+            if joint is None:
+                continue
+            self._origin[i] = joint.origin
+            m = index.get(joint.name)
+            if m is None:
+                continue
+            self._child[m], self._axis[m] = i, joint.axis
+            if self._slides[m]:
+                terms[2, m, :3, 3] = joint.origin[:3, :3] @ joint.axis
+                continue
+            K = np.cross(np.eye(3), joint.axis)
+            terms[0, m, :3, :3] = joint.origin[:3, :3] @ K
+            terms[1, m, :3, :3] = joint.origin[:3, :3] @ K @ K
+        self._turn, self._versine, self._slide = terms
 
     def link_index(self, name: str) -> int:
         """Place of a link in `Posture.links`; raises UrdfError for an unknown one."""
@@ -103,25 +132,21 @@ class KinematicTree:
         positions = q @ self._gain.T + self._rest
         batch = q.shape[:-1]
         links = np.zeros((*batch, len(self.link_names), 4, 4))
-        axes = np.zeros((*batch, len(self._moving), 3))
-        centres = np.zeros_like(axes)
-        for i, name in enumerate(self.link_names):
-            joint = self._above.get(name)
-            if joint is None:
-                links[..., i, :, :] = np.eye(4)
-                continue
-            frame = links[..., self._link[joint.parent], :, :] @ joint.origin
-            m = self._index.get(joint.name)
-            if m is not None:
-                axes[..., m, :] = frame[..., :3, :3] @ joint.axis
-                centres[..., m, :] = frame[..., :3, 3]
-                at = positions[..., m]
-                if joint.kind == 'prismatic':
-                    frame = frame @ transform(None, at[..., None] * joint.axis)
-                else:
-                    frame = frame @ transform(rotation_about(joint.axis, at))
-            links[..., i, :, :] = frame
-        return Posture(links, axes, centres)
+        at = positions[..., None, None]
+        local = np.broadcast_to(self._origin, links.shape).copy()
+        local[..., self._child, :, :] += (
+            np.sin(at) * self._turn + (1 - np.cos(at)) * self._versine + at * self._slide
+        )
+        for i, parent in enumerate(self._parent):
+            if parent < 0:
+                links[..., i, :, :] = local[..., i, :, :]
+            else:
+                np.matmul(
+                    links[..., parent, :, :], local[..., i, :, :], out=links[..., i, :, :]
+                )
+        carried = links[..., self._child, :3, :]
+        axes = (carried[..., :3] @ self._axis[..., None])[..., 0]
+        return Posture(links, axes, carried[..., 3])
 
     def point_jacobian(
         self, posture: Posture, links: NDArray[np.integer], points: Float
