@@ -16,11 +16,12 @@ from jidm_robots import (
 )
 
 from vera_core.contract import build_contract
+from vera_core.kinematics.description import find_urdf
 from vera_core.kinematics.render import optical_frame
 from vera_core.kinematics.transforms import apply, inverse, rotation_from_rpy
 from vera_core.kinematics.urdf import UrdfError
 from vera_core.seams import JacobianModel, Translator
-from vera_jidm.analytic import AnalyticJacobian, CalibrationError, find_urdf, on_grid
+from vera_jidm.analytic import AnalyticJacobian, CalibrationError, on_grid
 from vera_jidm.analytic_translator import AnalyticTranslator
 from vera_jidm.flow import FlowPair
 from vera_jidm.registry import make_translator
@@ -371,7 +372,7 @@ def test_bad_input_is_refused(change, words):
     [
         ({'kinematics': None}, CalibrationError, "contract of 'robot' has no `kinematics`"),
         ({'calibration': []}, CalibrationError, "camera 'front' has no calibration; add focal"),
-        ({'kinematics': {'urdf': 'nowhere.urdf'}}, CalibrationError, "no file 'nowhere.urdf'"),
+        ({'kinematics': {'urdf': 'nowhere.urdf'}}, UrdfError, "no file 'nowhere.urdf'"),
         ({'kinematics': {'urdf': '<robot'}}, UrdfError, 'broken XML'),
         ({'kinematics': {'urdf': '<robot><link name="a"/></robot>'}}, UrdfError,
          "joints of 'robot' and of its URDF do not fit: no joint 'joint_1' in the URDF"),

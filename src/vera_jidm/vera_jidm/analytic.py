@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vera_core.contract import Contract, hash_fields
-from vera_core.contract_files import embodiment_folders
 from vera_core.kinematics.camera import Camera
+from vera_core.kinematics.description import find_urdf
 from vera_core.kinematics.render import NOTHING, Painter, Surface, optical_frame
 from vera_core.kinematics.transforms import (
     Float,
@@ -355,31 +355,6 @@ def on_grid(jacobian: Array, grid: int) -> Array:
     return np.ascontiguousarray(cells.mean((2, 4)).transpose(0, 4, 3, 1, 2))
 
 
-def find_urdf(contract: Contract) -> str | Path:
-    """What a contract's `kinematics.urdf` means: text as it is, or a path.
-
-    Relative paths start at the contract's file; without one (plain data), at the folders where
-    contracts are looked for.
-
-    Raises:
-        CalibrationError: there is no such file.
-    """
-    assert contract.kinematics is not None
-    urdf = contract.kinematics.urdf
-    if urdf.lstrip().startswith('<'):
-        return urdf
-    path = Path(urdf).expanduser()
-    folders = [contract.folder] if contract.folder else embodiment_folders()
-    places = [path] if path.is_absolute() else [folder / path for folder in folders]
-    for place in places:
-        if place.is_file():
-            return place.resolve()
-    raise CalibrationError(
-        f'kinematics.urdf: no file {urdf!r} (looked at {", ".join(map(str, places))}); relative '
-        "paths start at the contract's folder"
-    )
-
-
 def _text(source: str | Path) -> str:
     return source.read_text(encoding='utf-8') if isinstance(source, Path) else source
 
@@ -390,6 +365,5 @@ __all__ = [
     'ChannelMap',
     'Rows',
     'View',
-    'find_urdf',
     'on_grid',
 ]
