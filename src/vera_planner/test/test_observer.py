@@ -111,6 +111,49 @@ def test_silence_is_told_by_camera_and_waiting_begins_afresh(two):
     assert [c.name for c in observer.silent] == ['side']
 
 
+def test_images_that_never_belong_together_are_told(two):
+    clock = ManualClock()
+    observer = Observer(two, clock)
+    for k in range(100):
+        clock.advance(50 * MS)
+        observer.add('top', picture(128, k), k * 50 * MS)
+        observer.add('side', picture(64, k), k * 50 * MS + 40 * MS)
+    assert observer.trouble == ''  # 40 ms apart, or 10 from the one before
+    assert observer.views.stats.skew_p50 == pytest.approx(0.010)
+    observer = Observer(two, clock)
+    for k in range(100):
+        clock.advance(50 * MS)
+        observer.add('top', picture(128, k), k * 50 * MS)
+        observer.add('side', picture(64, k), k * 50 * MS - 10_000 * MS)
+    assert observer.silent == ()
+    assert "do not belong together in time: 'side' is 10.00 s behind" in observer.trouble
+    observer.expect()  # someone begins to wait: it gets its time
+    assert observer.trouble == ''
+
+
+def test_a_camera_that_stamps_one_picture_again_and_again_is_frozen(two):
+    clock = ManualClock()
+    observer = Observer(two, clock)
+    timeout = round(two.video.frame_timeout * 1000)
+
+    def seconds(n, top, side, start):
+        for k in range(start, start + n * 20):
+            clock.advance(50 * MS)
+            observer.add('top', picture(128, top(k)), k * 50 * MS)
+            observer.add('side', picture(64, side(k)), k * 50 * MS)
+        return start + n * 20
+
+    k = seconds(3 * timeout // 1000, lambda k: 5, lambda k: 7, 0)
+    assert observer.trouble == ''  # everything stands still: nothing moves
+    k = seconds(timeout // 1000 - 1, lambda k: k % 99, lambda k: 7, k)
+    assert observer.trouble == ''  # not yet as long
+    k = seconds(2, lambda k: k % 99, lambda k: 7, k)
+    assert "camera 'side' shows the same picture while those of others" in observer.trouble
+    assert 'it is frozen' in observer.trouble
+    seconds(1, lambda k: k % 99, lambda k: k % 99, k)
+    assert observer.trouble == ''
+
+
 def test_worker_makes_one_plan_at_a_time():
     gate, done = threading.Event(), threading.Event()
     threads = []

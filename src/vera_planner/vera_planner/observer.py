@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from vera_core.clocks import Clock, Watchdog
+from vera_core.clocks import Clock, Watchdog, seconds_to_ns
 from vera_core.contract import CameraSpec, Contract
 from vera_core.frames import FrameBuffer
 from vera_core.seams import Image
+from vera_core.stillness import FreezeWatch
 from vera_core.views import ViewAssembler
 
 
@@ -25,6 +26,8 @@ class Observer:
         frames = video.context * video.frame_period_ns // contract.cameras[0].period_ns
         self._buffer = FrameBuffer(video.frame_period_ns, maxlen=2 * frames + 2)
         self._watchdogs = {c.name: Watchdog(video.frame_timeout, clock) for c in contract.cameras}
+        self._canvases = Watchdog(video.frame_timeout, clock)
+        self._freeze = FreezeWatch(contract.camera_names)
 
     @property
     def newest(self) -> int | None:
@@ -40,6 +43,10 @@ class Observer:
         """
         frame = self.views.add(name, image, stamp)
         self._watchdogs[name].feed()
+        if len(self._watchdogs) > 1:
+            self._freeze.add(name, image, stamp)
+        if frame is not None:
+            self._canvases.feed()
         return frame is not None and self._buffer.push(frame.stamp, frame.image)
 
     def context(self, end: int | None = None) -> Image:
@@ -65,12 +72,31 @@ class Observer:
             if watchdog.expired or not watchdog.fed:
                 watchdog.reset()
                 silent.append(camera)
+        self._canvases.reset()
         return tuple(silent)
 
     @property
     def silent(self) -> tuple[CameraSpec, ...]:
         """Cameras without an image for `video.frame_timeout`."""
         return tuple(c for c in self._contract.cameras if self._watchdogs[c.name].expired)
+
+    @property
+    def trouble(self) -> str:
+        """Why the images of several cameras are of no use though all of them come; or ''."""
+        if self._canvases.expired:
+            stats = self.views.stats
+            culprit = max(stats.dropped, key=stats.dropped.__getitem__, default='')
+            why = stats.problem or f'those of {culprit!r} are further away than video.max_skew'
+            return f'the images of the cameras do not belong together in time: {why}'
+        timeout = self._contract.video.frame_timeout
+        frozen = self._freeze.frozen(seconds_to_ns(timeout))
+        if frozen is not None:
+            return (
+                f'camera {frozen!r} shows the same picture while those of others have changed for '
+                f'more than {timeout:g} s: it is frozen; restart its driver, or unplug it and plug '
+                'it in'
+            )
+        return ''
 
 
 __all__ = ['Observer']

@@ -32,6 +32,7 @@ from vera_core.nodes.convert import (
     verdict_to_msg,
 )
 from vera_core.nodes.qos import CHUNK, IMAGE, LATCHED, PLAN, STATE, STATE_RELIABLE
+from vera_core.nodes.view_report import report_views
 from vera_core.seams import Frame, Translation
 from vera_core.state_history import HistoryError, StateHistory
 from vera_core.views import ViewAssembler
@@ -135,6 +136,12 @@ class TranslatorNode(VeraNode):
                 ImageMsg, camera.topic, partial(self._on_image, camera.name), IMAGE
             )
         self.create_subscription(GoalStatus, 'goal_status', self._on_goal, LATCHED)
+
+    def publish_diagnostics(self) -> None:
+        """As of every node; in servo mode with how well the images of several cameras meet."""
+        if self.active and self._servo is not None:
+            report_views(self, self._views)
+        super().publish_diagnostics()
 
     def halt(self) -> None:
         worker = getattr(self, '_worker', None)

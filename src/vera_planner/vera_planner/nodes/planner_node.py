@@ -29,6 +29,7 @@ from vera_core.nodes.base import OK, WARN, VeraNode, run_node
 from vera_core.nodes.convert import image_from_msg, stamp_from_msg, verdict_to_msg
 from vera_core.nodes.qos import CHUNK, IMAGE, IMAGE_RELIABLE, LATCHED, PLAN
 from vera_core.nodes.run import describe
+from vera_core.nodes.view_report import report_views
 from vera_core.seams import Image, VideoPlanner
 from vera_core.seeds import plan_seed
 from vera_msgs.msg import ActionChunk, ControllerStatus, GoalStatus, PlanVerdict, VisualPlan
@@ -181,6 +182,12 @@ class PlannerNode(VeraNode):
         self.create_timer(WATCH_PERIOD_S, self._watch, clock=steady)
         self._on_goal(self._goals.goal)
 
+    def publish_diagnostics(self) -> None:
+        """As of every node, with how well the images of several cameras meet."""
+        if self.active:
+            report_views(self, self._observer.views)
+        super().publish_diagnostics()
+
     def halt(self) -> None:
         self._goals.cancel('the planner was deactivated')
 
@@ -255,13 +262,13 @@ class PlannerNode(VeraNode):
         if not goal.active:
             return
         silent = self._topics(self._observer.silent)
+        trouble = self._observer.trouble
         # Twice in a row: after a delay of our own, the images that came meanwhile are taken first.
-        self._silences = self._silences + 1 if silent else 0
+        self._silences = self._silences + 1 if silent or trouble else 0
         if self._silences > 1 and not self._lockstep:
             timeout = self.contract.video.frame_timeout
-            self._goals.abort(
-                GoalCode.NO_OBSERVATION, f'no camera frames on {silent} for {timeout:g} s'
-            )
+            why = f'no camera frames on {silent} for {timeout:g} s' if silent else trouble
+            self._goals.abort(GoalCode.NO_OBSERVATION, why)
         if not self._lockstep and self._worker.busy_seconds > self._plan_timeout:
             self._goals.abort(
                 GoalCode.INTERNAL, f'no plan within {self._plan_timeout:g} s; the planner hangs'
