@@ -20,6 +20,7 @@ setup(
         'console_scripts': [
             'sim_node = vera_drivers.nodes.sim_node:main',
             'camera_node = vera_drivers.nodes.camera_node:main',
+            'scene_node = vera_drivers.nodes.scene_node:main',
         ],
     },
 )

@@ -43,5 +43,9 @@ PLAN = _profile(2, ReliabilityPolicy.RELIABLE)
 CHUNK = _profile(1, ReliabilityPolicy.RELIABLE, lifespan=Duration(seconds=CHUNK_LIFESPAN_S))
 #: joint_commands: only the newest set-point.
 COMMAND = _profile(1, ReliabilityPolicy.RELIABLE)
-#: goal_status, controller_status: a late joiner sees the last one.
+#: /tf, as tf2 itself does.
+TF = _profile(100, ReliabilityPolicy.RELIABLE)
+#: markers: said again twice a second.
+MARKERS = _profile(1, ReliabilityPolicy.RELIABLE)
+#: goal_status, controller_status, robot_description, /tf_static: a late joiner sees the last one.
 LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
