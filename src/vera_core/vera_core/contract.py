@@ -55,12 +55,20 @@ class Channel(Checked):
 
 @dataclass(frozen=True)
 class Joint(Checked):
-    """Limits of one joint: position (low, high) [rad or m], velocity [/s], acceleration [/s^2]."""
+    """Limits of one joint.
+
+    Attributes:
+        position: (low, high), rad or m.
+        velocity: rad/s or m/s.
+        acceleration: rad/s^2 or m/s^2.
+        jerk: rad/s^3 or m/s^3; not limited if None.
+    """
 
     name: str
     position: tuple[float, float]
     velocity: float = field(metadata=POSITIVE)
     acceleration: float = field(metadata=POSITIVE)
+    jerk: float | None = field(default=None, metadata=POSITIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -253,6 +261,82 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class GripperSpec(Checked):
+    """How a gripper channel moves its joint, and how hard it grips.
+
+    The gate has hysteresis: open, it closes below `close_below`; closed, it opens above
+    `open_above`. Speed and acceleration are the limits of the joint.
+
+    Attributes:
+        close_below, open_above: thresholds of the channel, in its unit.
+        force: N, when it grips something.
+        width: m, largest opening between the fingers.
+    """
+
+    close_below: float
+    open_above: float
+    force: float = field(metadata={'above': 0, 'unit': 'N'})
+    width: float = field(metadata={'above': 0, 'unit': 'm'})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        contract_checks.check_gripper(self)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where the tool may be: (low, high) m along each axis of the root link."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    z: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        contract_checks.check_workspace(self)
+
+
+@dataclass(frozen=True)
+class Budget(Checked):
+    """How far one action, or one chunk, may ask to go; what is None is not limited.
+
+    Attributes:
+        joint: rad or m, every joint that is no gripper.
+        translation: m, the tool.
+        rotation: rad, the tool.
+    """
+
+    joint: float | None = field(default=None, metadata=POSITIVE)
+    translation: float | None = field(default=None, metadata=POSITIVE)
+    rotation: float | None = field(default=None, metadata=POSITIVE)
+
+
+@dataclass(frozen=True)
+class SafetySpec(Checked):
+    """Limits beyond those of single joints; the tool and the links are those of `kinematics`.
+
+    Attributes:
+        workspace: box of the tool.
+        spheres: path of a YAML file, relative to the contract's: spheres round the links.
+        clearance: m that spheres of links which are no neighbours keep from each other.
+        floor: m, height in the root link's frame below which no sphere of a moving link goes.
+        tool_speed: (m/s, rad/s) of the tool.
+        per_step, per_chunk: budgets.
+    """
+
+    workspace: Workspace | None = None
+    spheres: str | None = None
+    clearance: float = field(default=0.01, metadata={'min': 0, 'unit': 'm'})
+    floor: float | None = None
+    tool_speed: tuple[float, float] | None = None
+    per_step: Budget | None = None
+    per_chunk: Budget | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        contract_checks.check_safety(self)
+
+
+@dataclass(frozen=True)
 class Contract:
     """What is particular to one embodiment. Use `load_contract` to make one."""
 
@@ -270,6 +354,8 @@ class Contract:
     sim: SimSpec | None = None
     kinematics: KinematicsSpec | None = None
     calibration: tuple[Calibration, ...] = ()
+    gripper: GripperSpec | None = None
+    safety: SafetySpec | None = None
     # Of the file: where its relative paths start. No part of what the contract says.
     folder: Path | None = field(default=None, init=False, compare=False, repr=False)
 
@@ -311,6 +397,11 @@ class Contract:
     def acceleration_limits(self) -> NDArray[np.float64]:
         """float64 [j], rad/s^2 or m/s^2."""
         return np.array([joint.acceleration for joint in self.joints])
+
+    @property
+    def jerk_limits(self) -> NDArray[np.float64]:
+        """float64 [j], rad/s^3 or m/s^3; infinite where there is none."""
+        return np.array([np.inf if j.jerk is None else j.jerk for j in self.joints])
 
     @property
     def ticks_per_frame(self) -> int:
@@ -357,9 +448,17 @@ class Contract:
     def portable_dict(self) -> dict[str, Any]:
         """As `to_dict`, for a file in another folder: relative paths made absolute."""
         plain = self.to_dict()
-        if self.kinematics and self.folder and not self.kinematics.urdf.lstrip().startswith('<'):
-            plain['kinematics']['urdf'] = str((self.folder / self.kinematics.urdf).resolve())
+        if self.folder is None:
+            return plain
+        if self.kinematics and not self.kinematics.urdf.lstrip().startswith('<'):
+            plain['kinematics']['urdf'] = str(self.resolve(self.kinematics.urdf))
+        if self.safety and self.safety.spheres:
+            plain['safety']['spheres'] = str(self.resolve(self.safety.spheres))
         return plain
+
+    def resolve(self, path: str) -> Path:
+        """A path of the contract, which starts at the contract's own folder."""
+        return ((self.folder or Path()) / path).resolve()
 
     @property
     def hash(self) -> str:
@@ -438,6 +537,7 @@ def parse_overrides(text: str) -> dict[str, Any]:
 
 
 __all__ = [
+    'Budget',
     'Calibration',
     'CameraSpec',
     'CanvasSpec',
@@ -449,10 +549,13 @@ __all__ = [
     'Crop',
     'Defaults',
     'GoalSpec',
+    'GripperSpec',
     'Joint',
     'KinematicsSpec',
+    'SafetySpec',
     'SimSpec',
     'Video',
+    'Workspace',
     'build_contract',
     'hash_fields',
     'load_contract',

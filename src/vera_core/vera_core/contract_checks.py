@@ -17,7 +17,10 @@ if TYPE_CHECKING:
         Channel,
         CheckpointRef,
         Contract,
+        GripperSpec,
         Joint,
+        SafetySpec,
+        Workspace,
     )
 
 UNITS_OF_KIND = {
@@ -89,6 +92,38 @@ def check_joint(joint: Joint) -> None:
         )
     if low == high:
         raise ContractError(f'limits leave no room: both are {low:g}', 'position')
+
+
+def check_gripper(gripper: GripperSpec) -> None:
+    """Thresholds of a gate that has hysteresis."""
+    for key in ('close_below', 'open_above'):
+        check_bounds(getattr(gripper, key), key, {})
+    if gripper.close_below > gripper.open_above:
+        raise ContractError(
+            f'{gripper.close_below:g} is above open_above, {gripper.open_above:g}: the gripper '
+            'would open and close at once',
+            'close_below',
+        )
+
+
+def check_workspace(workspace: Workspace) -> None:
+    """A box that has room inside."""
+    for key in ('x', 'y', 'z'):
+        low, high = getattr(workspace, key)
+        for value in (low, high):
+            check_bounds(value, key, {})
+        if low >= high:
+            raise ContractError(f'leaves no room: [{low:g}, {high:g}]', key)
+
+
+def check_safety(safety: SafetySpec) -> None:
+    """Numbers that limit something."""
+    if safety.floor is not None:
+        check_bounds(safety.floor, 'floor', {})
+        if safety.spheres is None:
+            raise ContractError('needs spheres: it is the links that stay above it', 'floor')
+    for value in safety.tool_speed or ():
+        check_bounds(value, 'tool_speed', {'above': 0})
 
 
 def check_camera(camera: CameraSpec) -> None:
@@ -268,6 +303,7 @@ def _check_kinematics(contract: Contract) -> None:
                 f'{suggestion(calibration.name, contract.camera_names)}',
                 join('calibration', calibration.name),
             )
+    _check_safety(contract)
     if contract.kinematics is None:
         return
     cartesian = {c.name: c.unit for c in contract.channels if c.kind == 'cartesian_delta'}
@@ -283,3 +319,24 @@ def _check_kinematics(contract: Contract) -> None:
                 f'is {axis!r}; a channel in {cartesian[channel]} moves along {", ".join(fitting)}',
                 key,
             )
+
+
+def _check_safety(contract: Contract) -> None:
+    grippers = [c for c in contract.channels if c.kind == 'gripper']
+    if contract.gripper is not None and not grippers:
+        raise ContractError('there is no channel of kind gripper; take the section away', 'gripper')
+    safety, kinematics = contract.safety, contract.kinematics
+    if safety is None:
+        return
+    if safety.spheres is not None and kinematics is None:
+        raise ContractError('need to know the links: add a kinematics section', 'safety.spheres')
+    tool = kinematics.tool if kinematics is not None else None
+    needing = {'workspace': safety.workspace, 'tool_speed': safety.tool_speed}
+    for name in ('per_step', 'per_chunk'):
+        budget = getattr(safety, name)
+        if budget is not None and (budget.translation or budget.rotation):
+            needing[name] = budget
+    for name, value in needing.items():
+        if value is not None and tool is None:
+            raise ContractError('limits the tool, and none is named: add kinematics.tool',
+                                join('safety', name))
