@@ -19,7 +19,15 @@ def _pusht(**options: Any) -> Any:
     return PushTEnv(**options)
 
 
-ENVIRONMENTS: dict[str, Callable[..., Any]] = {'finger': FingerEnv, 'pusht': _pusht}
+def _panda(**options: Any) -> Any:
+    from vera_sim.panda import PandaEnv
+
+    return PandaEnv(**options)
+
+
+ENVIRONMENTS: dict[str, Callable[..., Any]] = {
+    'finger': FingerEnv, 'panda': _panda, 'pusht': _pusht,
+}
 
 
 def make_environment(name: str, options: dict[str, Any], size: int) -> Any:
