@@ -28,7 +28,7 @@ NEAR = 0.01  # nothing nearer to the camera is seen [m]
 TABLE, FLOOR = -1, -2  # what a pixel shows that shows no solid
 AMBIENT = 0.5
 FLOOR_HEIGHT = -0.74  # m, the table's top is at 0
-_TEXELS = 250  # per metre of the table's texture
+_TEXELS = 400  # per metre of the table's texture
 _SIGNS = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).reshape(3, 8).T
 # Corners of a box that an edge joins: they differ in one sign.
 _EDGES = np.array(
@@ -445,7 +445,9 @@ def _wood(colour: tuple[float, float, float], seed: int, width: int, height: int
     rng = np.random.default_rng([17, seed])
     # Grain runs along the columns: noise that is long in one direction, in two sizes.
     tone = np.zeros((height, width), np.float32)
-    for cells, strength in (((6, 40), 0.05), ((24, 90), 0.035), ((10, 10), 0.03)):
+    for cells, strength in (
+        ((6, 40), 0.05), ((24, 90), 0.035), ((10, 10), 0.03), ((70, 240), 0.035)
+    ):
         noise = rng.normal(size=(cells[0], cells[1])).astype(np.float32)
         tone += strength * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
     planks = 8
