@@ -284,6 +284,37 @@ class GripperSpec(Checked):
 
 
 @dataclass(frozen=True)
+class RobotSpec(Checked):
+    """The real robot, and how it is to react.
+
+    Attributes:
+        address: IP address or host name of an arm; whoever starts the controller may give another.
+        torque_threshold: N m of external torque on a joint that is a collision.
+        force_threshold: N of external force on the tool that is a collision.
+        realtime: enforce, or ignore where the kernel has no PREEMPT_RT: motions may then be
+            aborted.
+        recoveries: automatic recoveries from a reflex or a lost connection within a minute; the
+            robot moves again only after a reset.
+        gripper: whether the arm has its gripper.
+        controller: of ros2_control, for the robot joint_trajectory.
+        gripper_controller: likewise for the gripper's joint; empty: the same controller has it.
+    """
+
+    address: str = ''
+    torque_threshold: float = field(default=20.0, metadata={'above': 0, 'unit': 'N m'})
+    force_threshold: float = field(default=30.0, metadata={'above': 0, 'unit': 'N'})
+    realtime: str = 'enforce'
+    recoveries: int = field(default=3, metadata={'min': 0})
+    gripper: bool = True
+    controller: str = 'joint_trajectory_controller'
+    gripper_controller: str = ''
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        contract_checks.check_robot(self)
+
+
+@dataclass(frozen=True)
 class Workspace:
     """Where the tool may be: (low, high) m along each axis of the root link."""
 
@@ -356,6 +387,7 @@ class Contract:
     calibration: tuple[Calibration, ...] = ()
     gripper: GripperSpec | None = None
     safety: SafetySpec | None = None
+    robot: RobotSpec = RobotSpec()
     # Of the file: where its relative paths start. No part of what the contract says.
     folder: Path | None = field(default=None, init=False, compare=False, repr=False)
 
@@ -552,6 +584,7 @@ __all__ = [
     'GripperSpec',
     'Joint',
     'KinematicsSpec',
+    'RobotSpec',
     'SafetySpec',
     'SimSpec',
     'Video',

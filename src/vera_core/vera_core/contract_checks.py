@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Contract,
         GripperSpec,
         Joint,
+        RobotSpec,
         SafetySpec,
         Workspace,
     )
@@ -173,6 +174,18 @@ def check_checkpoint_ref(ref: CheckpointRef) -> None:
         raise ContractError(
             f'is {ref.sha256!r}; a SHA-256 is 8 to 64 of the digits 0-9 a-f', 'sha256'
         )
+
+
+def check_robot(robot: RobotSpec) -> None:
+    """Realtime, and names of controllers that are topics."""
+    if robot.realtime not in ('enforce', 'ignore'):
+        raise ContractError(f"is {robot.realtime!r}; write 'enforce' or 'ignore'", 'realtime')
+    for key, name in (
+        ('controller', robot.controller),
+        ('gripper_controller', robot.gripper_controller or 'none'),
+    ):
+        if not TOPIC.fullmatch(name):
+            raise ContractError(f'is {name!r}, no name of a controller', key)
 
 
 def slot_width(camera: CameraSpec, canvas: CanvasSpec) -> int:
