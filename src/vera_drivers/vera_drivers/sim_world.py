@@ -39,7 +39,10 @@ class SimEnvironment(Environment, Protocol):
 
     One in which more than the joints moves also has `scene()`, all that moves, which its
     `expert_rollout` takes as `scene`. One whose goal is to be covered has `coverage()`, the share
-    that is covered, and `success_coverage`, the share that is asked for.
+    that is covered, and `success_coverage`, the share that is asked for. One with several cameras
+    has `camera_names` and `render_views()`, an image of each, and its `expert_rollout` gives such
+    dictionaries. One whose `tip` and `distances` are not in pixels has `rest`, how far the tip may
+    move in the dwell time and still rest.
     """
 
     @property
@@ -94,7 +97,7 @@ class SimWorld:
     """An environment, its time line, its cameras and its judge.
 
     Args:
-        contract: needs a `sim` part and one camera.
+        contract: needs a `sim` part and cameras that the environment has.
         env: the environment; its joints are the contract's, in any order.
         dwell: frames of `video.frame_period` that the tip must stay in an object.
 
@@ -112,14 +115,22 @@ class SimWorld:
                 f'the environment has joints {", ".join(env.joint_names)}, the contract '
                 f'{", ".join(contract.joint_names)}; make sim.options fit the joints'
             )
-        if len(contract.cameras) != 1:
+        has: tuple[str, ...] | None = getattr(env, 'camera_names', None)
+        if has is None and len(contract.cameras) != 1:
             raise WorldError(
                 f'the simulated world has one camera, the contract {len(contract.cameras)}: '
                 f'{", ".join(contract.camera_names)}'
             )
+        for camera in contract.cameras if has is not None else ():
+            if camera.name not in (has or ()):
+                raise WorldError(
+                    f'the simulated world has no camera {camera.name!r}; it has '
+                    f'{", ".join(has or ())}'
+                )
         self.contract = contract
         self.env = env
-        self._dwell = dwell
+        self._several = has is not None
+        self._dwell, self._rest = dwell, float(getattr(env, 'rest', 3.0))
         # Arrays here follow the contract; the environment may order its joints differently.
         self._to_env = [contract.joint_names.index(name) for name in env.joint_names]
         self._to_contract = [env.joint_names.index(name) for name in contract.joint_names]
@@ -137,7 +148,8 @@ class SimWorld:
         self.seed = seed
         self.stamp = stamp
         self._target = self.positions()
-        self._judge = DwellJudge(self._dwell)
+        self._views: dict[str, Image] | None = None
+        self._judge = DwellJudge(self._dwell, self._rest)
         self._dwelled = ''
         self.best_coverage = float('nan')
         self._ring.clear()
@@ -163,6 +175,7 @@ class SimWorld:
         # The very dt of the control loop: evaluation and graph must integrate the same float.
         dt = self.contract.control.period if dt_ns is None else ns_to_seconds(dt_ns)
         self.env.step(self._target[self._to_env], dt)
+        self._views = None
         before = self.stamp
         after = before + (self.contract.control.period_ns if dt_ns is None else dt_ns)
         self.stamp = after if stamp is None else stamp
@@ -197,7 +210,20 @@ class SimWorld:
         Raises:
             WorldError: the environment pictures another size than the contract says.
         """
-        image = self.env.render()
+        return self._sized(self._seen()[camera.name], camera)
+
+    def _seen(self) -> dict[str, Image]:
+        """All views of this moment, made once."""
+        if self._views is None:
+            self._views = (
+                self.env.render_views()  # type: ignore[attr-defined]
+                if self._several
+                else {self.contract.cameras[0].name: self.env.render()}
+            )
+        return self._views
+
+    @staticmethod
+    def _sized(image: Image, camera: CameraSpec) -> Image:
         if image.shape != (camera.height, camera.width, 3):
             raise WorldError(
                 f'the environment pictures {image.shape[1]}x{image.shape[0]}, camera '
@@ -287,9 +313,13 @@ class SimWorld:
             )
         _, positions, scene = self._kept(anchor)
         begin = {'q': positions[self._to_env]} if scene is None else {'scene': scene}
-        views = self.env.expert_rollout(target, frames, **begin)
-        name = self.contract.cameras[0].name
-        return np.stack([canvas.tile({name: view}, self.contract) for view in views])
+        views: list[Any] = list(self.env.expert_rollout(target, frames, **begin))
+        names = self.contract.camera_names
+        if not self._several:
+            views = [{names[0]: view} for view in views]
+        return np.stack(
+            [canvas.tile({name: view[name] for name in names}, self.contract) for view in views]
+        )
 
     def _begin_grids(self) -> None:
         self._origin = self.stamp
