@@ -163,7 +163,9 @@ def demo(
 @app.command(name='eval')
 def evaluate(
     embodiment: Embodiment,
-    planner: Annotated[str, typer.Option(help='compact, oracle, or random (self-play)')] = '',
+    planner: Annotated[
+        str, typer.Option(help='compact, oracle, random (self-play), or expert (its own actions)')
+    ] = '',
     planner_checkpoint: PlannerCheckpoint = '',
     translator: Translator = '',
     translator_checkpoint: TranslatorCheckpoint = '',
@@ -180,9 +182,16 @@ def evaluate(
     frames: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
-            '--frames', '--steps', help='frame periods per episode; finger 60, pusht 200', min=1
+            '--frames', '--steps', help='frame periods per episode; finger 60, panda 120, pusht 200',
+            min=1,
         ),
     ] = None,
+    task: Annotated[
+        str, typer.Option(help='of the Panda: any, touch, push, press, lift, stack, bowl')
+    ] = '',
+    colours: Annotated[
+        str, typer.Option(help="of the Panda's cubes: training, held_out, all")
+    ] = '',
     coverage: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(help="share of PushT's goal that counts as success: .738, .82 or .95"),
@@ -221,6 +230,8 @@ def evaluate(
         coverage=coverage,
         gate=gate,
         candidates=candidates,
+        task=task,
+        colours=colours,
     )
     run(embodiment, options, ros, as_json, domain, namespace, runs)
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from vera_bringup.statistics import EpisodeResult
     from vera_core.contract import Contract
 
-RANDOM = 'random'
+RANDOM, EXPERT = 'random', 'expert'
 # Frame periods of an episode, by simulated environment; VERA allows PushT 200 steps of 0.1 s.
-EPISODE_FRAMES = {'finger': 60, 'pusht': 200}
+EPISODE_FRAMES = {'finger': 60, 'panda': 120, 'pusht': 200}
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class EvaluationOptions:
     """What to evaluate.
 
     Attributes:
-        planner: compact, oracle, or 'random' for self-play actions; '' for the contract's.
+        planner: compact, oracle, 'random' for self-play actions, or 'expert' for the scripted
+            expert's own actions, without pictures; '' for the contract's.
         mode: of the translator: 'stacked', or 'paper' for plain Eq. 6.
         joints: of the simulated finger, if not the contract's.
         held_out: phrasings that training never saw.
@@ -37,6 +38,8 @@ class EvaluationOptions:
         gate: 'on' stops plans that look impossible, 'report' only counts them; 'off'.
         candidates: plans to choose from, each time.
         coverage: share of PushT's goal that counts as success; the contract's if None.
+        task: of the Panda's; '' for the contract's.
+        colours: of the Panda's cubes: training, held_out or all; '' for the contract's.
     """
 
     planner: str = ''
@@ -54,10 +57,16 @@ class EvaluationOptions:
     gate: str = 'off'
     candidates: int = 1
     coverage: float | None = None
+    task: str = ''
+    colours: str = ''
 
 
 def evaluation_contract(
-    embodiment: str | Path, joints: int | None = None, coverage: float | None = None
+    embodiment: str | Path,
+    joints: int | None = None,
+    coverage: float | None = None,
+    task: str = '',
+    colours: str = '',
 ) -> Contract:
     """The contract of an embodiment, with what was asked for in place of its own.
 
@@ -65,6 +74,8 @@ def evaluation_contract(
         embodiment: a name or a contract file.
         joints: of the simulated finger.
         coverage: share of the goal that counts as success, 0..1.
+        task: of the simulated Panda.
+        colours: of its cubes.
 
     Raises:
         ContractError: it cannot be used.
@@ -75,6 +86,9 @@ def evaluation_contract(
         from vera_bringup.selfplay import contract_with_joints
 
         contract = contract_with_joints(contract, joints)
+    for name, value in (('task', task), ('colours', colours)):
+        if value:
+            contract = _with_option(contract, name, value)
     if coverage is None:
         return contract
     if contract.sim is None or 'success' not in contract.sim.options:
@@ -85,6 +99,15 @@ def evaluation_contract(
     if not 0 < coverage <= 1:
         raise ValueError(f'--coverage is {coverage:g}; it lies above 0 and is at most 1')
     options = {**contract.sim.options, 'success': coverage}
+    return replace(contract, sim=replace(contract.sim, options=options))
+
+
+def _with_option(contract: Contract, name: str, value: str) -> Contract:
+    if contract.sim is None or name not in contract.sim.options:
+        raise ValueError(
+            f'embodiment {contract.embodiment!r} has no choice of {name}; leave --{name} out'
+        )
+    options = {**contract.sim.options, name: value}
     return replace(contract, sim=replace(contract.sim, options=options))
 
 
@@ -105,8 +128,10 @@ def make_loop(contract: Contract, options: EvaluationOptions) -> LockstepLoop:
     from vera_bringup.lockstep import LockstepLoop
 
     name = options.planner or contract.defaults.planner
-    if name == RANDOM:
-        return LockstepLoop(contract, None, None, options.seed, options.keep)
+    if name in (RANDOM, EXPERT):
+        return LockstepLoop(
+            contract, None, None, options.seed, options.keep, expert=name == EXPERT
+        )
     from vera_jidm.registry import make_translator
     from vera_planner.planning import warm_up
     from vera_planner.registry import make_planner

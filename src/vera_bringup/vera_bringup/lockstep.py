@@ -78,12 +78,13 @@ class LockstepLoop:
     Args:
         contract: of a simulated embodiment.
         make_planner: makes the planner, given what tells an oracle the future; None for
-            RandomMotion in place of planner and translator.
-        translator: imagined frames to actions; None with RandomMotion.
+            actions without pictures in place of planner and translator.
+        translator: imagined frames to actions; None without a planner.
         base_seed: of the planner's noise.
         keep: keep chunks and commands in the results.
         gate: 'on', 'report' or 'off': whether plans are judged, and each dream against the expert.
         candidates: plans to choose from.
+        expert: whether the actions without pictures are the scripted expert's; else RandomMotion.
     """
 
     def __init__(
@@ -95,9 +96,11 @@ class LockstepLoop:
         keep: bool = False,
         gate: str = 'off',
         candidates: int = 1,
+        expert: bool = False,
     ) -> None:
         self.contract = contract
         self.world = make_world(contract)
+        self.expert = expert
         self._planner = make_planner(self._future) if make_planner else None
         self._translator = translator
         self._random = RandomMotion(contract)
@@ -219,8 +222,12 @@ class _Episode:
         self.scheduler.began(self.goal_id, newest)
         if self.loop._planner is None:
             self.goals.planned(np.inf)
-            seed = plan_seed(self.loop._base_seed, self.goal_id, self.goals.goal.plans)
-            values = self.loop._random.values(seed)
+            if self.loop.expert:
+                count = self.contract.video.committed
+                values = self.world.expert_actions(self.prompt, newest, count)
+            else:
+                seed = plan_seed(self.loop._base_seed, self.goal_id, self.goals.goal.plans)
+                values = self.loop._random.values(seed)
             ones = np.ones(len(self.contract.channels), np.float32)
             self._execute(newest, values, np.zeros(len(values), np.float32), ones)
             return True

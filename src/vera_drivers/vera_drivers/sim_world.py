@@ -305,12 +305,7 @@ class SimWorld:
         """
         if frames < 1:
             raise WorldError(f'{frames} frames of the expert were asked for; it takes at least 1')
-        target = self.env.parse(prompt)
-        if target is None:
-            objects = ', '.join(self.env.objects) or 'none'
-            raise WorldError(
-                f'the expert knows no goal {prompt!r}; objects of the scene: {objects}'
-            )
+        target = self._target_of(prompt)
         _, positions, scene = self._kept(anchor)
         begin = {'q': positions[self._to_env]} if scene is None else {'scene': scene}
         views: list[Any] = list(self.env.expert_rollout(target, frames, **begin))
@@ -320,6 +315,41 @@ class SimWorld:
         return np.stack(
             [canvas.tile({name: view[name] for name in names}, self.contract) for view in views]
         )
+
+    def expert_actions(self, prompt: str, anchor: int, count: int) -> Float:
+        """Privileged: what the scripted expert itself would do after `anchor`.
+
+        Args:
+            prompt: one of the environment's own phrasings.
+            anchor: stamp [ns] of the simulated state to start from.
+            count: of frame periods.
+
+        Returns:
+            float64 [count, n], actions in the units of the contract's channels.
+
+        Raises:
+            WorldError: the environment's expert has no actions for these channels, the prompt
+                names no goal of the scene, or the state is not kept.
+        """
+        actions = getattr(self.env, 'expert_actions', None)
+        names = getattr(self.env, 'expert_channels', ())
+        if actions is None or sorted(names) != sorted(self.contract.channel_names):
+            raise WorldError(
+                f'the expert of {self.contract.embodiment!r} has no actions for the channels '
+                f'{", ".join(self.contract.channel_names)}; use --planner oracle'
+            )
+        target = self._target_of(prompt)
+        values: Float = actions(target, count, self._kept(anchor)[2])
+        return values[:, [names.index(name) for name in self.contract.channel_names]]
+
+    def _target_of(self, prompt: str) -> str:
+        target = self.env.parse(prompt)
+        if target is None:
+            objects = ', '.join(self.env.objects) or 'none'
+            raise WorldError(
+                f'the expert knows no goal {prompt!r}; objects of the scene: {objects}'
+            )
+        return target
 
     def _begin_grids(self) -> None:
         self._origin = self.stamp

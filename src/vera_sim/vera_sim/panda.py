@@ -82,6 +82,8 @@ class PandaEnv:
 
     joint_names = JOINTS
     camera_names = panda_scene.CAMERAS
+    # Columns of `expert_actions`, by the contract's names.
+    expert_channels = ('x', 'y', 'z', 'rx', 'ry', 'rz', 'gripper')
     # m that the tool may move in the dwell time and still rest, and half of what `tip` may.
     rest = 0.015
 

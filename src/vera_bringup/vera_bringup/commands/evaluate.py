@@ -31,7 +31,9 @@ def run(
 ) -> None:
     """Evaluate and print; the last line is JSON if asked for."""
     try:
-        contract = evaluation_contract(embodiment, options.joints, options.coverage)
+        contract = evaluation_contract(
+            embodiment, options.joints, options.coverage, options.task, options.colours
+        )
         results: Iterator[EpisodeResult]
         if ros:
             from vera_bringup.ros_evaluation import evaluate_through_ros
