@@ -19,12 +19,20 @@ from pathlib import Path
 import pytest
 
 from vera_bringup.environment import graph_environment
-from vera_bringup.node_table import DESCRIPTIONS, GraphOptions, node_table, parameter_yaml
-from vera_bringup.resources import resource
+from vera_bringup.node_table import (
+    DESCRIPTIONS,
+    GraphOptions,
+    contract_overrides,
+    node_table,
+    parameter_yaml,
+)
+from vera_bringup.resources import ResourceError, resource
 from vera_bringup.supervisor import Supervisor
-from vera_core.contract import load_contract
+from vera_core.contract import load_contract, parse_overrides
 
 DOMAIN = 88
+# Other ways to move the same arm: `panda.launch.py contract:=panda_joints`.
+VARIANTS = ('panda_joints',)
 # What a process must not inherit differently.
 ENVIRONMENT = (
     'FASTRTPS_DEFAULT_PROFILES_FILE',
@@ -44,9 +52,11 @@ WITNESS = """
         if a == '--params-file':
             for entry in yaml.safe_load(Path(args[i + 1]).read_text()).values():
                 parameters.update(entry['ros__parameters'])
-    name = next(r.split(':=')[1] for r in remaps if r.startswith('__node'))
+    name = next((r.split(':=')[1] for r in remaps if r.startswith('__node')), 'rviz')
+    own = args[:args.index('--ros-args')]
     record = {'executable': '/'.join(Path(sys.argv[0]).parts[-2:]), 'remappings': sorted(remaps),
-              'parameters': parameters, 'environment': {k: os.environ.get(k) for k in NAMES}}
+              'arguments': own, 'parameters': parameters,
+              'environment': {k: os.environ.get(k) for k in NAMES}}
     target = Path(os.environ['WITNESS_DIR']) / f'{name}.json'
     temporary = target.with_suffix('.tmp')
     temporary.write_text(json.dumps(record))
@@ -54,7 +64,7 @@ WITNESS = """
     time.sleep(120)
 """
 NODES = {
-    'vera_drivers': ['sim_node'],
+    'vera_drivers': ['sim_node', 'camera_node', 'scene_node'],
     'vera_controller': ['controller_node'],
     'vera_jidm': ['translator_node'],
     'vera_planner': ['planner_node'],
@@ -62,19 +72,25 @@ NODES = {
 }
 
 
+def program(folder: Path, package: str, executable: str) -> None:
+    """A script in the place of a node's executable that writes down how it was started."""
+    prefix = folder / 'prefix'
+    (prefix / 'share/ament_index/resource_index/packages' / package).touch()
+    path = prefix / 'lib' / package / executable
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = textwrap.dedent(WITNESS).replace('NAMES', repr(ENVIRONMENT))
+    path.write_text(f'#!{sys.executable}\n{body}')
+    path.chmod(0o755)
+
+
 @pytest.fixture
 def witnesses(tmp_path, monkeypatch):
     prefix = tmp_path / 'prefix'
     index = prefix / 'share' / 'ament_index' / 'resource_index' / 'packages'
     index.mkdir(parents=True)
-    body = textwrap.dedent(WITNESS).replace('NAMES', repr(ENVIRONMENT))
     for package, executables in NODES.items():
-        (index / package).touch()
-        (prefix / 'lib' / package).mkdir(parents=True)
         for executable in executables:
-            path = prefix / 'lib' / package / executable
-            path.write_text(f'#!{sys.executable}\n{body}')
-            path.chmod(0o755)
+            program(tmp_path, package, executable)
     monkeypatch.setenv('AMENT_PREFIX_PATH', os.pathsep.join([str(prefix), sys.prefix]))
     monkeypatch.setenv('ROS_DOMAIN_ID', str(DOMAIN))
     return tmp_path
@@ -94,10 +110,18 @@ OPTIONS = GraphOptions(
 )  # fmt: skip
 
 
-def started_by_vera(folder: Path) -> dict:
+REAL = GraphOptions(
+    namespace='right', use_fake_hardware=False, robot='topic', robot_ip='172.16.0.2', tf='private',
+    load_gripper=False,
+)  # fmt: skip
+FINGER = ['sim', 'controller', 'translator', 'planner', 'scene', 'recorder']
+CAMERAS = ['camera_front', 'camera_side', 'camera_wrist']
+
+
+def started_by_vera(folder: Path, embodiment='finger', options=OPTIONS) -> dict:
     seen = folder / 'vera'
     seen.mkdir()
-    table = node_table(load_contract('finger'), OPTIONS)
+    table = node_table(load_contract(embodiment), options)
     environment = graph_environment(DOMAIN) | {'WITNESS_DIR': str(seen)}
     supervisor = Supervisor(table, environment, folder / 'run', lambda *_: None)
     import threading
@@ -111,11 +135,11 @@ def started_by_vera(folder: Path) -> dict:
         thread.join()
 
 
-def started_by_launch(folder: Path) -> dict:
+def started_by_launch(folder: Path, names, file='finger', options=OPTIONS, **more) -> dict:
     seen = folder / 'launch'
     seen.mkdir()
-    file = resource('launch', 'finger.launch.py')
-    arguments = {name: getattr(OPTIONS, name) for name in DESCRIPTIONS}
+    file = resource('launch', f'{file}.launch.py')
+    arguments = {name: getattr(options, name) for name in DESCRIPTIONS} | more
     words = [f'{k}:={str(v).lower() if isinstance(v, bool) else v}' for k, v in arguments.items()]
     program = textwrap.dedent("""
         import sys
@@ -134,7 +158,6 @@ def started_by_launch(folder: Path) -> dict:
         env=os.environ | {'WITNESS_DIR': str(seen)},
     )
     try:
-        names = ['sim', 'controller', 'translator', 'planner', 'recorder']
         return collect(seen, names)
     finally:
         process.send_signal(signal.SIGINT)
@@ -147,15 +170,39 @@ def started_by_launch(folder: Path) -> dict:
 @pytest.mark.timeout(120)
 def test_launch_and_vera_start_the_same(witnesses):
     pytest.importorskip('launch_ros', reason='launch_ros comes with a ROS installation only')
-    ours, theirs = started_by_vera(witnesses), started_by_launch(witnesses)
-    assert set(ours) == {'sim', 'controller', 'translator', 'planner', 'recorder'}
+    ours, theirs = started_by_vera(witnesses), started_by_launch(witnesses, FINGER)
+    assert list(ours) == FINGER
     assert ours == theirs
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(('arm', 'contract'), [('panda', 'panda'), ('fr3', 'panda_fr3')])
+def test_a_real_panda_is_started_the_same_by_launch_and_by_vera(witnesses, arm, contract):
+    pytest.importorskip('launch_ros', reason='launch_ros comes with a ROS installation only')
+    names = [*CAMERAS, 'controller', 'translator', 'planner', 'scene']
+    ours = started_by_vera(witnesses, contract, REAL)
+    theirs = started_by_launch(witnesses, names, 'panda', REAL, arm_id=arm)
+    assert list(ours) == names
+    assert ours == theirs
+    assert ours['controller']['parameters']['contract'] == contract
+    assert ours['controller']['parameters']['robot_ip'] == '172.16.0.2'
+    assert sorted(r for r in ours['scene']['remappings'] if r.startswith('/')) == [
+        '/tf:=tf', '/tf_static:=tf_static',
+    ]  # fmt: skip
+
+
+@pytest.mark.timeout(120)
+def test_a_simulated_panda_is_started_the_same_by_launch_and_by_vera(witnesses):
+    pytest.importorskip('launch_ros', reason='launch_ros comes with a ROS installation only')
+    names = [spec.name for spec in node_table(load_contract('panda'), GraphOptions())]
+    theirs = started_by_launch(witnesses, names, 'panda', GraphOptions())
+    assert started_by_vera(witnesses, 'panda', GraphOptions()) == theirs
 
 
 @pytest.mark.timeout(60)
 def test_vera_starts_what_the_table_says(witnesses):
     seen = started_by_vera(witnesses)
-    assert set(seen) == {'sim', 'controller', 'translator', 'planner', 'recorder'}
+    assert list(seen) == FINGER
     planner = seen['planner']
     assert planner['executable'] == 'vera_planner/planner_node'
     assert planner['remappings'] == ['__node:=planner', '__ns:=/left']
@@ -183,13 +230,79 @@ def test_every_option_is_described_and_read_from_text():
 def test_a_real_robot_has_a_camera_node_for_each_camera():
     contract = load_contract('finger', {'sim': None})
     names = [spec.name for spec in node_table(contract, GraphOptions())]
-    assert names == ['camera_top', 'controller', 'translator', 'planner']
+    assert names == ['camera_top', 'controller', 'translator', 'planner', 'scene']
 
 
-def test_every_simulated_embodiment_has_its_launch_file():
-    for contract in resource('config', 'embodiments', 'finger.yaml').parent.glob('*.yaml'):
-        text = resource('launch', f'{contract.stem}.launch.py').read_text()
-        assert f"return describe_launch('{contract.stem}')" in text
+def test_real_hardware_is_asked_for_by_an_option_and_the_nodes_read_the_same_contract():
+    table = node_table(load_contract('finger'), GraphOptions(use_fake_hardware=False))
+    assert [spec.name for spec in table][:2] == ['camera_top', 'controller']
+    for spec in table:
+        overrides = parse_overrides(spec.parameters['contract_overrides'])
+        assert load_contract('finger', overrides).sim is None
+    simulated = node_table(load_contract('finger'), GraphOptions())
+    assert not any('contract_overrides' in spec.parameters for spec in simulated)
+
+
+def test_an_arm_without_its_hand_has_neither_its_channel_nor_its_joint():
+    contract = load_contract('panda', {'sim': None})
+    overrides = contract_overrides(contract, GraphOptions(load_gripper=False))
+    bare = load_contract('panda', {'sim': None, **overrides})
+    assert bare.joint_names == contract.joint_names[:7]
+    assert bare.channel_names == contract.channel_names[:6]
+    assert bare.gripper is None
+    simulated = load_contract(
+        'panda', {'sim': {'environment': 'panda', 'physics_rate': 500.0}}
+    )
+    with pytest.raises(ValueError, match='load_gripper:=false is for use_fake_hardware:=false'):
+        node_table(simulated, GraphOptions(load_gripper=False))
+
+
+def test_viewers_are_nothing_that_the_robot_needs():
+    contract = load_contract('finger')
+    table = node_table(contract, GraphOptions())
+    assert [spec.name for spec in table if not spec.essential] == ['scene']
+    off = node_table(contract, GraphOptions(tf='off'))
+    assert 'scene' not in [spec.name for spec in off]
+    with pytest.raises(ValueError, match="tf is 'on'; it is one of global, private, off"):
+        node_table(contract, GraphOptions(tf='on'))
+
+
+def test_rviz_is_started_in_the_namespace_and_not_again(witnesses):
+    contract = load_contract('finger')
+    with pytest.raises(ResourceError, match='rviz2 comes with a ROS 2 installation only'):
+        node_table(contract, GraphOptions(use_rviz=True))
+    program(witnesses, 'rviz2', 'rviz2')
+    rviz = node_table(contract, GraphOptions(use_rviz=True, namespace='left'))[-1]
+    words = rviz.ros_arguments('none.yaml')
+    assert words[:1] == ['-d']
+    assert words[1].endswith('config/rviz/finger.rviz')
+    assert words[2:] == ['--ros-args', '-r', '__ns:=/left']
+    assert rviz.window
+
+
+@pytest.mark.timeout(60)
+def test_rviz_and_robot_state_publisher_are_started_the_same_by_launch_and_by_vera(witnesses):
+    pytest.importorskip('launch_ros', reason='launch_ros comes with a ROS installation only')
+    program(witnesses, 'rviz2', 'rviz2')
+    program(witnesses, 'robot_state_publisher', 'robot_state_publisher')
+    options = GraphOptions(tf='private', use_rviz=True)
+    names = ['sim', 'controller', 'translator', 'planner', 'scene', 'robot_state_publisher', 'rviz']
+    ours = started_by_vera(witnesses, 'finger', options)
+    assert list(ours) == names
+    assert ours == started_by_launch(witnesses, names, 'finger', options)
+    assert ours['scene']['parameters']['robot'] is False
+    text = resource('config', 'urdf', 'finger.urdf').read_text()
+    assert ours['robot_state_publisher']['parameters']['robot_description'] == text
+    assert ours['rviz']['arguments'][0] == '-d'
+
+
+def test_every_embodiment_can_be_launched():
+    files = {path.stem.removesuffix('.launch'): path.read_text()
+             for path in resource('launch', 'finger.launch.py').parent.glob('*.launch.py')}
+    for path in resource('config', 'embodiments', 'finger.yaml').parent.glob('*.yaml'):
+        name = path.stem
+        own = f"describe_launch('{name}'" in files.get(name, '')
+        assert own or any(f"'{name}'" in text for text in files.values()) or name in VARIANTS
 
 
 def test_parameters_keep_their_types():

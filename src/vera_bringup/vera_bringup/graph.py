@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from vera_bringup.environment import DomainError, graph_environment, parse_domain, require_ports
 from vera_bringup.exits import CommandError, Exit
-from vera_bringup.node_table import GraphOptions, NodeSpec, node_table
+from vera_bringup.node_table import GraphOptions, NodeSpec, contract_overrides, node_table
 from vera_bringup.resources import ResourceError
 from vera_bringup.supervisor import Supervisor, die_with_parent
 
@@ -105,19 +105,16 @@ def prepare(
         CommandError: one message about the first thing that is wrong.
     """
     from vera_core.contract import load_contract
-    from vera_core.contract_reader import ContractError
 
     options = options.changed(namespace=check_namespace(options.namespace))
     number = check_domain(domain)
     try:
-        contract = load_contract(embodiment)
-        count = len(node_table(contract, options)) + record
+        whole = load_contract(embodiment)
+        count = len(node_table(whole, options)) + record
+        contract = load_contract(embodiment, contract_overrides(whole, options))
         require_ports(number, count + 2)  # beside the nodes: this command and one more
-    except (ContractError, DomainError) as error:
-        raise CommandError(str(error)) from error
-    try:
         environment = graph_environment(number)
-    except ResourceError as error:
+    except (ValueError, ResourceError) as error:  # of the contract, a domain or an option
         raise CommandError(str(error)) from error
     require_quiet(number, options.namespace, environment)
     run_dir = run_dir or new_run_dir(runs)
@@ -125,7 +122,7 @@ def prepare(
         check_disk(run_dir)
         options = options.changed(record=str((run_dir / 'bag').resolve()))
     name = str(Path(embodiment).resolve()) if embodiment.endswith(('.yaml', '.yml')) else embodiment
-    table = node_table(contract, options, name)
+    table = node_table(whole, options, name)
     return Prepared(contract, options, table, environment, number, run_dir)
 
 
@@ -209,7 +206,7 @@ class ReadyLine:
     """
 
     def __init__(self, prepared: Prepared, report: Callable[[str, str], None]) -> None:
-        names = [spec.name for spec in prepared.table]
+        names = [spec.name for spec in prepared.table if not spec.window]
         space = prepared.options.namespace
         where = ['--namespace', space, '--nodes', ','.join(names)]
         self._command = [*PROBE, *where, '--seconds', str(READY_TIMEOUT)]

@@ -1,14 +1,17 @@
 """The one table of processes per embodiment, from which launch files and the supervisor both start.
 
-Which nodes a robot needs follows from its contract: a simulated one has a sim node where a real one
-has a camera node per camera. Everything else is the same everywhere.
+Which nodes a robot needs follows from its contract and from whether its hardware is simulated: a
+simulated one has a sim node where a real one has a camera node per camera. Everything else is the
+same everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from vera_bringup.resources import ResourceError, executable
 
 if TYPE_CHECKING:
     from vera_core.contract import Contract
@@ -29,6 +32,9 @@ class NodeSpec:
         lifecycle: whether it is a lifecycle node (launch needs to know).
         essential: whether the graph is of no use without it. When such a node cannot be kept
             alive the whole graph goes down; another one is only reported.
+        arguments: of the program itself, before the ROS arguments.
+        window: a program with a window: it names its own nodes and is not started again when
+            somebody closes it.
     """
 
     package: str
@@ -39,10 +45,15 @@ class NodeSpec:
     remappings: tuple[tuple[str, str], ...] = ()
     lifecycle: bool = True
     essential: bool = True
+    arguments: tuple[str, ...] = ()
+    window: bool = False
 
     def ros_arguments(self, parameter_file: str, log_level: str = '') -> list[str]:
         """What follows the executable on the command line."""
-        args = ['--ros-args', '-r', f'__node:={self.name}', '-r', f'__ns:=/{self.namespace}']
+        args = [*self.arguments, '--ros-args']
+        if not self.window:
+            args += ['-r', f'__node:={self.name}']
+        args += ['-r', f'__ns:=/{self.namespace}']
         if self.parameters:
             args += ['--params-file', parameter_file]
         for old, new in self.remappings:
@@ -51,6 +62,8 @@ class NodeSpec:
             args += ['--log-level', log_level]
         return args
 
+
+TF_CHOICES = ('global', 'private', 'off')
 
 # What --help and `ros2 launch -s` say about each field of GraphOptions.
 DESCRIPTIONS = {
@@ -70,6 +83,13 @@ DESCRIPTIONS = {
     'follow': 'chunk: a plan becomes one chunk; servo: its frames are followed by sight',
     'horizon': "[s] that plans reach at least; 0: the planner's look-ahead",
     'record': 'folder for an MCAP recording of all topics; empty: none',
+    'use_fake_hardware': 'the simulated robot and cameras; false: the real ones',
+    'robot': "what drives the robot: topic, or a driver's name; empty: the contract's",
+    'robot_ip': "address of a real robot, e.g. 172.16.0.2; empty: the driver's own default",
+    'load_gripper': 'whether the real arm has its hand; false: channels and joints without it',
+    'tf': 'frames and markers: global (/tf), private (<namespace>/tf, for two robots), or off',
+    'description': "URDF, or xacro and its arguments, of robot_description; empty: the contract's",
+    'use_rviz': 'start rviz with the configuration of the embodiment',
 }
 
 
@@ -91,6 +111,13 @@ class GraphOptions:
     follow: str = 'chunk'
     horizon: float = 0.0
     record: str = ''
+    use_fake_hardware: bool = True
+    robot: str = ''
+    robot_ip: str = ''
+    load_gripper: bool = True
+    tf: str = 'global'
+    description: str = ''
+    use_rviz: bool = False
 
     @classmethod
     def from_text(cls, values: Mapping[str, str]) -> GraphOptions:
@@ -124,8 +151,15 @@ def node_table(
         contract: validated contract.
         options: the user's choices.
         contract_name: what the nodes load, a name or a path; the contract's embodiment by default.
+
+    Raises:
+        ValueError: options that do not fit each other or the contract.
+        ResourceError: what an option asks for is not installed.
     """
     common: dict[str, Parameter] = {'contract': contract_name or contract.embodiment}
+    overrides = contract_overrides(contract, options)
+    if overrides:
+        common['contract_overrides'] = _one_line(overrides)
     defaults = contract.defaults
     planner = options.planner or defaults.planner
     translator = options.translator or defaults.translator
@@ -134,7 +168,7 @@ def node_table(
         return NodeSpec(package, executable, name, options.namespace, {**common, **parameters})
 
     table = []
-    if contract.sim is not None:
+    if contract.sim is not None and options.use_fake_hardware:
         table.append(
             node('vera_drivers', 'sim_node', 'sim', lockstep=options.lockstep, seed=options.seed)
         )
@@ -144,7 +178,13 @@ def node_table(
             for camera in contract.cameras
         ]
     table += [
-        node('vera_controller', 'controller_node', 'controller', lockstep=options.lockstep),
+        node(
+            'vera_controller',
+            'controller_node',
+            'controller',
+            lockstep=options.lockstep,
+            **_robot(options),
+        ),
         node(
             'vera_jidm',
             'translator_node',
@@ -170,6 +210,7 @@ def node_table(
             horizon=options.horizon,
         ),
     ]
+    table += _viewers(contract, options, node)
     if options.record:
         table.append(
             NodeSpec(
@@ -183,6 +224,102 @@ def node_table(
             )
         )
     return tuple(table)
+
+
+def contract_overrides(contract: Contract, options: GraphOptions) -> dict[str, None]:
+    """What the options take away from a contract: keys for its nodes' `contract_overrides`.
+
+    Raises:
+        ValueError: the simulated arm cannot be had without its gripper.
+    """
+    keys = []
+    if not options.use_fake_hardware and contract.sim is not None:
+        keys.append('sim')
+    grippers = [channel for channel in contract.channels if channel.kind == 'gripper']
+    if not options.load_gripper and grippers:
+        if options.use_fake_hardware and contract.sim is not None:
+            raise ValueError(
+                f'the simulated {contract.embodiment} has a gripper; load_gripper:=false is for '
+                'use_fake_hardware:=false'
+            )
+        keys += [f'channels.{channel.name}' for channel in grippers]
+        joints = dict.fromkeys(channel.joint for channel in grippers if channel.joint)
+        keys += [f'{part}.{joint}' for joint in joints for part in ('joints', 'home')]
+        keys += ['gripper'] if contract.gripper is not None else []
+    return dict.fromkeys(keys)
+
+
+def _one_line(values: Mapping[str, Any]) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(dict(values), default_flow_style=True, width=10**6)).strip()
+
+
+def _robot(options: GraphOptions) -> dict[str, Parameter]:
+    """The controller's parameters about its robot; what is left to the contract is left out."""
+    given = {'robot': options.robot, 'robot_ip': options.robot_ip}
+    return {name: value for name, value in given.items() if value}
+
+
+def _viewers(
+    contract: Contract, options: GraphOptions, node: Callable[..., NodeSpec]
+) -> list[NodeSpec]:
+    """What nobody needs but people who look: frames, markers, rviz."""
+    if options.tf not in TF_CHOICES:
+        raise ValueError(f'tf is {options.tf!r}; it is one of {", ".join(TF_CHOICES)}')
+    remappings = (('/tf', 'tf'), ('/tf_static', 'tf_static')) if options.tf == 'private' else ()
+    found = []
+    if options.tf != 'off':
+        publisher = _state_publisher(contract, options)
+        scene = node(
+            'vera_drivers',
+            'scene_node',
+            'scene',
+            description=options.description,
+            robot=publisher is None,
+        )
+        found = [scene] if publisher is None else [scene, publisher]
+    if options.use_rviz:
+        from vera_bringup.rviz_config import config_file
+
+        try:
+            executable('rviz2', 'rviz2')
+        except ResourceError:
+            raise ResourceError(
+                'rviz2 comes with a ROS 2 installation only (sudo apt install ros-jazzy-rviz2); '
+                'without it leave use_rviz out: rviz on another machine shows the same topics'
+            ) from None
+        found.append(
+            NodeSpec(
+                'rviz2',
+                'rviz2',
+                'rviz',
+                options.namespace,
+                lifecycle=False,
+                essential=False,
+                arguments=('-d', str(config_file(contract))),
+                window=True,
+            )
+        )
+    return [replace(spec, remappings=remappings, essential=False) for spec in found]
+
+
+def _state_publisher(contract: Contract, options: GraphOptions) -> NodeSpec | None:
+    """robot_state_publisher, where it is installed and there is a description for it."""
+    if contract.kinematics is None and not options.description:
+        return None
+    package = 'robot_state_publisher'
+    try:
+        executable(package, package)
+    except ResourceError:
+        return None
+    from vera_core.kinematics.description import description_text
+
+    parameters: dict[str, Parameter] = {
+        'robot_description': description_text(contract, options.description),
+        'publish_frequency': 30.0,
+    }
+    return NodeSpec(package, package, package, options.namespace, parameters, lifecycle=False)
 
 
 def parameter_yaml(parameters: Mapping[str, Parameter]) -> str:

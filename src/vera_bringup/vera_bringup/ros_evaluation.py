@@ -72,6 +72,7 @@ def evaluate_through_ros(
         lockstep=True,
         gate=options.gate,
         candidates=options.candidates,
+        tf='off',
     )
     with graph_lock(check_domain(domain), check_namespace(namespace)):
         # The nodes read the contract as it is here, with the number of joints asked for.

@@ -224,7 +224,9 @@ class Supervisor:
         while child.deaths and now - child.deaths[0] > self._policy.window:
             child.deaths.popleft()
         child.deaths.append(now)
-        if code == CONFIGURATION_ERROR:
+        if child.spec.window:
+            self._give_up(child, f'{name} was closed ({how})')
+        elif code == CONFIGURATION_ERROR:
             self._give_up(child, f'{name} cannot run as configured ({how}); its message is above')
         elif len(child.deaths) > self._policy.restarts:
             self._give_up(

@@ -145,7 +145,7 @@ def live(
     from vera_jidm.episodes_import import NoTransitionsError
 
     space = check_namespace(namespace)
-    chosen = GraphOptions(space, seed=options.seed)
+    chosen = GraphOptions(space, seed=options.seed, tf='off')
     walk: RandomWalk | None = None
     done = 0
     with graph_lock(check_domain(domain), space):

@@ -206,8 +206,11 @@ class SceneNode(VeraNode):
 
     def _workspace(self) -> tuple[Float, Float] | None:
         """Low and high corners [3] m of where the tool may be, in the root's axes."""
-        box = getattr(self.contract, 'workspace', None)
-        return None if box is None else (np.asarray(box.low), np.asarray(box.high))
+        safety = self.contract.safety
+        if safety is None or safety.workspace is None:
+            return None
+        box = np.array([safety.workspace.x, safety.workspace.y, safety.workspace.z])
+        return box[:, 0], box[:, 1]
 
     def _top(self) -> float:
         box = self._workspace()
