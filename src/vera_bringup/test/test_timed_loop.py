@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from vera_bringup.lockstep import episode_seed
 from vera_bringup.loop_bench import LoopBenchOptions, draw, make_timed_loop, row
 from vera_bringup.timed_loop import Timing
 from vera_core.contract import load_contract
+from vera_core.seams import Plan
 
 CONTRACT = load_contract('finger')
 KEYS = {
@@ -67,6 +69,39 @@ def test_the_same_episode_gives_the_same_numbers(loop, episodes):
     assert before.plans >= 3
     assert (after.seconds, after.way, after.plans) == (before.seconds, before.way, before.plans)
     assert np.array_equal(after.jerk, before.jerk) and np.array_equal(after.ages, before.ages)
+
+
+def test_a_continued_plan_begins_where_the_robot_is_and_the_next_at_what_is_seen(monkeypatch):
+    """A planner that goes right by one joint, on from whatever frame it is told is the last."""
+    from vera_bringup import timed_loop as work
+
+    loop = make_timed_loop(CONTRACT, LoopBenchOptions(planner='oracle'))
+    leads, anchors = [], []
+
+    class Going:
+        planner_id, checkpoint_hash = 'going', ''
+
+        def plan(self, context, prompt, *, seed=0, warm_start=None, pending=None):
+            known = context if pending is None else np.concatenate([context, pending])
+            frames = np.stack([np.roll(known[-1], k, axis=1) for k in range(1, 5)])
+            return Plan(frames, CONTRACT.video.frame_period)
+
+    loop.planner = Going()
+    execute = work._Run._translate
+
+    def translate(run, request, frames, seq):
+        leads.append(request.lead)
+        anchors.append((request.anchor, run.observer.newest, len(frames)))
+        execute(run, request, frames, seq)
+
+    monkeypatch.setattr(work._Run, '_translate', translate)
+    loop.contract = replace(CONTRACT, goal=replace(CONTRACT.goal, timeout=3.0))
+    loop.run(episode_seed(2026, 1), Timing('async', 0.3, pending=True))
+    assert len(leads) >= 5 and leads[0] == 0 and max(leads) >= 1
+    assert all(not (a and b) for a, b in itertools.pairwise(leads))
+    assert all(anchor <= newest for anchor, newest, _ in anchors)
+    horizon = Timing('async', 0.3).frames(CONTRACT)
+    assert [n for *_, n in anchors] == [lead + horizon for lead in leads]
 
 
 def test_a_row_has_what_is_promised_and_can_be_drawn(episodes, tmp_path):

@@ -28,7 +28,15 @@ from vera_jidm.servo import Dream, VisualServo
 from vera_planner.execution import Execution, Latency
 from vera_planner.goal import GoalKeeper, PlanRefusedError
 from vera_planner.observer import Observer
-from vera_planner.planning import PlanRequest, continued, imagine, knows_pending, waited
+from vera_planner.planning import (
+    PlanRequest,
+    committed_frames,
+    continued,
+    imagine,
+    knows_pending,
+    rooted,
+    waited,
+)
 from vera_planner.scheduler import PlanScheduler, replan_period
 
 if TYPE_CHECKING:
@@ -283,12 +291,13 @@ class _Run:
         if not self.goals.planned(plan.motion).active:
             return
         self.warm_start = plan.warm_start
+        request, plan = rooted(request, plan, self.contract)
         request = waited(request, self.observer, self.execution)
-        frames = plan.frames[: self.frames]
+        frames = plan.frames[: committed_frames(plan, request, self.contract)]
         seq = self.goals.goal.plans
         newest = self.observer.newest
         assert newest is not None
-        self.execution.sent(seq, request.anchor, frames, newest)
+        self.execution.sent(seq, request.anchor, frames, newest, continued=request.lead > 0)
         if self.servo is not None:
             period = self.contract.video.frame_period_ns
             self.servo.take(
@@ -298,12 +307,7 @@ class _Run:
             )
             self.servo_due = 0
             return
-        ahead = request.anchor - self.now
-        if self.loop.translator.needs_state and ahead > 0:
-            # Only then it is known where the joints are.
-            self._after(ns_to_seconds(ahead), lambda: self._translate(request, frames, seq))
-        else:
-            self._translate(request, frames, seq)
+        self._translate(request, frames, seq)
 
     def _translate(self, request: PlanRequest, frames: Image, seq: int) -> None:
         translator = self.loop.translator

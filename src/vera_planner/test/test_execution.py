@@ -11,7 +11,15 @@ from vera_planner.execution import GRACE_NS, Execution, Latency
 from vera_planner.network import NetworkConfig, build
 from vera_planner.observer import Observer
 from vera_planner.oracle import OraclePlanner
-from vera_planner.planning import PlanRequest, continued, imagine, knows_pending, waited
+from vera_planner.planning import (
+    PlanRequest,
+    committed_frames,
+    continued,
+    imagine,
+    knows_pending,
+    rooted,
+    waited,
+)
 
 MS = 1_000_000
 T0 = 1_795_000_000_000_000_000
@@ -65,6 +73,15 @@ def test_a_plan_for_later_leaves_the_frames_before_it(execution):
     assert numbers(execution.pending(T0 + 410 * MS, 500 * MS)) == [3, 101, 102]
 
 
+def test_every_other_plan_begins_at_what_is_seen(execution):
+    """From imagined frames the next are imagined, and so on: after ten plans nothing is right."""
+    assert execution.pending(T0 + 250 * MS, 300 * MS) is not None
+    execution.sent(2, T0 + 200 * MS, frames(8, 2), T0 + 400 * MS, continued=True)
+    assert execution.pending(T0 + 450 * MS, 300 * MS) is None
+    execution.sent(3, T0 + 450 * MS, frames(8, 50), T0 + 800 * MS)
+    assert numbers(execution.pending(T0 + 850 * MS, 300 * MS)) == [52, 53]
+
+
 def test_stop_and_go_waits_for_the_end_and_for_the_brakes(execution):
     assert not execution.over(T0 + 900 * MS)
     execution.heard(False, 0, T0 + 1600 * MS)
@@ -114,6 +131,23 @@ def test_the_context_ends_where_the_pending_frames_begin(observer, execution):
     assert found.anchor == T0 + 1400 * MS
     assert (found.start == 7).all()
     assert continued(plain, observer, Execution(CONTRACT), 300 * MS) is plain
+
+
+def test_a_continued_plan_is_executed_from_the_last_seen_frame_on(observer, execution):
+    asked = continued(request(observer), observer, execution, 300 * MS)
+    others = np.stack([frames(4, 30), frames(4, 50)])
+    plan = Plan(frames(6, 8), 0.2, alternatives=others)
+    found, whole = rooted(asked, plan, CONTRACT)
+    # A frame of 0.8 s was seen (image 216); frames 5, 6, 7 were pending, 8 and on were imagined.
+    assert found.anchor == found.seen == T0 + 800 * MS
+    assert (found.start == 216).all() and found.pending is None and found.lead == 3
+    assert whole.frames[:, 0, 0, 0].tolist() == [5, 6, 7, *range(8, 14)]
+    assert committed_frames(whole, found, CONTRACT) == 3 + CONTRACT.video.committed
+    assert whole.alternatives[:, :, 0, 0, 0].tolist() == [
+        [5, 6, 7, 30, 31, 32, 33], [5, 6, 7, 50, 51, 52, 53]
+    ]
+    plain = request(observer)
+    assert rooted(plain, plan, CONTRACT) == (plain, plan)
 
 
 def test_a_plan_begins_at_the_newest_frame_if_the_robot_only_waited_for_it(observer):

@@ -97,9 +97,17 @@ def test_the_next_plan_continues_what_will_have_been_executed_when_it_comes(grap
     assert seen == [1, 5, 9]
     assert second.pending == len(pending) >= 2
     assert (pending == frames_from_msgs(first.frames)[2 : 2 + len(pending)]).all()
-    assert stamp_from_msg(second) == START + (450 + 200 * len(pending)) * MS
+    # It is executed from the frame that was seen before them.
+    assert stamp_from_msg(second) == START + 450 * MS
     assert second.observed.nanosec == (START + 450 * MS) % 10**9
-    assert (image_from_msg(second.anchor) == pending[-1]).all()
+    assert (image_from_msg(second.anchor) == 9).all()
+    told = frames_from_msgs(second.frames)
+    assert (told[: len(pending)] == pending).all()
+    assert second.committed == len(pending) + world.node.contract.video.committed == len(told)
+    # The one after it begins at what is seen.
+    world.says(ControllerStatus.RUNNING, 2, 700)
+    world.frames(500, 850)
+    assert world.plan(3).pending == 0
 
 
 @pytest.mark.parametrize('parameters', [{'pending': False}, {'mode': 'sync'}])

@@ -49,15 +49,27 @@ class Execution:
     def forget(self) -> None:
         """A new goal: nothing planned so far will be executed."""
         self._timeline: list[tuple[int, Image]] = []
+        self._continued = False
         self._seq: int | None = None
         self._sent_at = 0
         self._begun = False
 
-    def sent(self, plan_seq: int, anchor: int, frames: Image, now: int) -> None:
-        """A plan went out whose frames follow `anchor` [ns]; `now`: stamp of the newest frame."""
+    def sent(
+        self, plan_seq: int, anchor: int, frames: Image, now: int, *, continued: bool = False
+    ) -> None:
+        """A plan went out whose frames follow `anchor` [ns].
+
+        Args:
+            plan_seq: its number.
+            anchor: stamp of the frame it begins at [ns].
+            frames: uint8 [K, H, W, 3].
+            now: stamp of the newest frame [ns].
+            continued: whether it was made from pending frames.
+        """
         kept = [(due, frame) for due, frame in self._timeline if now < due <= anchor]
         new = [(anchor + (k + 1) * self._period, frame) for k, frame in enumerate(frames)]
         self._timeline = kept + new
+        self._continued = continued
         self._seq, self._sent_at, self._begun = plan_seq, now, False
 
     def heard(self, running: bool, plan_seq: int, stamp: int) -> None:
@@ -88,17 +100,20 @@ class Execution:
         """What will be executed until a plan that is asked for now can be there.
 
         At most one frame less than the context, so that the planner also sees what is real: with a
-        latency beyond that, the first part of the next plan has passed when it comes.
+        latency beyond that, the first part of the next plan has passed when it comes. And only
+        frames that were imagined from seen ones: what is imagined from imagined frames, plan after
+        plan, blurs and strays from the robot. So every other plan begins at what is seen.
 
         Args:
             newest: stamp of the newest frame [ns].
             latency_ns: until the plan's actions are there [ns].
 
         Returns:
-            None if nothing is being executed, or the plan will be there at once.
+            None if nothing is being executed, the plan will be there at once, or the last plan
+            continued pending frames itself.
         """
         ahead = [(due, frame) for due, frame in self._timeline if due > newest]
-        if not self._running or not ahead or latency_ns <= 0:
+        if not self._running or self._continued or not ahead or latency_ns <= 0:
             return None
         wanted = sum(due < newest + latency_ns for due, _ in ahead) + 1
         chosen = ahead[: min(wanted, self._most)]

@@ -37,6 +37,7 @@ class PlanRequest:
         observed: stamp of the last frame of the context, ns; the anchor's if None.
         pending: uint8 [P, H, W, 3], frames still to be executed; the last one is the anchor.
         horizon: frames wanted at least; the planner's own look-ahead if 0.
+        lead: how many of the plan's first frames were pending when it was made, see `rooted`.
     """
 
     context: Image
@@ -49,6 +50,7 @@ class PlanRequest:
     observed: int | None = None
     pending: Image | None = field(default=None, repr=False)
     horizon: int = 0
+    lead: int = 0
 
     @property
     def start(self) -> Image:
@@ -88,6 +90,29 @@ def continued(
         anchor=pending.anchor,
         observed=pending.observed,
         pending=pending.frames,
+    )
+
+
+def rooted(request: PlanRequest, plan: Plan, contract: Contract) -> tuple[PlanRequest, Plan]:
+    """The plan from the last seen frame on: the pending frames, then its own.
+
+    The pending frames were only imagined. Actions that begin at the last of them would never make
+    up for what was not executed, and a robot that lags behind a little would do so more and more
+    with each plan. From a frame that was seen, the first action leads to where the plan is.
+
+    Returns:
+        Request and plan as they are where nothing is pending.
+    """
+    pending = request.pending
+    if pending is None:
+        return request, plan
+    K, P = committed_frames(plan, request, contract), len(pending)
+    more = plan.alternatives
+    if more is not None:
+        more = np.concatenate([np.repeat(pending[None], len(more), axis=0), more], axis=1)
+    return (
+        replace(request, anchor=request.seen, pending=None, horizon=K + P, lead=P),
+        replace(plan, frames=np.concatenate([pending, plan.frames]), alternatives=more),
     )
 
 
@@ -250,6 +275,7 @@ __all__ = [
     'imagine_checked',
     'knows_pending',
     'plan_motion',
+    'rooted',
     'waited',
     'warm_up',
 ]

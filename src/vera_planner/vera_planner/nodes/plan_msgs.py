@@ -50,7 +50,7 @@ def plan_to_msg(
         frame_period=plan.frame_period,
         committed=committed_frames(plan, request, contract),
         anchor=canvas_to_image_msg(request.start, request.anchor),
-        pending=0 if request.pending is None else len(request.pending),
+        pending=request.lead,
         observed=stamp_to_msg(request.seen),
         frames=frames_to_msgs(plan.frames, request.anchor, plan.frame_period),
         motion=plan.motion,

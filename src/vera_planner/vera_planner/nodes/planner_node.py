@@ -53,6 +53,7 @@ from vera_planner.planning import (
     continued,
     imagine_checked,
     knows_pending,
+    rooted,
     waited,
     warm_up,
 )
@@ -367,6 +368,7 @@ class PlannerNode(VeraNode):
         self._warm_start = plan.warm_start
         goal = self._goals.planned(plan.motion)
         self._latency.add(time.monotonic_ns() - self._asked + self._translation_ns)
+        request, plan = rooted(request, plan, self.contract)
         if not self._lockstep:
             request = waited(request, self._observer, self._execution)
         self._strips.publish(strip_to_msg(plan, request))
@@ -374,7 +376,7 @@ class PlannerNode(VeraNode):
             'planner', OK, self._planner.planner_id,
             hash=self._planner.checkpoint_hash, latency_s=f'{plan.latency:.3f}',
             motion=f'{plan.motion:.1f}', context=len(request.context),
-            pending=0 if request.pending is None else len(request.pending), mode=self._mode,
+            pending=request.lead, mode=self._mode,
             until_executed_s=f'{ns_to_seconds(self._latency.ns):.3f}',
             doubt=plan.verdict.reason if plan.verdict else '',
         )
@@ -387,7 +389,9 @@ class PlannerNode(VeraNode):
         frames = plan.frames[: message.committed]
         self._reality.dreamt(request.anchor, request.start, frames)
         newest = self._observer.newest or request.anchor
-        self._execution.sent(self._plan_seq, request.anchor, frames, newest)
+        self._execution.sent(
+            self._plan_seq, request.anchor, frames, newest, continued=request.lead > 0
+        )
         if self._lockstep and not self._translator_listens():
             self._unsent = message  # nobody would execute it, and the loop would stand for ever
         else:
