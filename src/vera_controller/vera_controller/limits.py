@@ -16,6 +16,9 @@ Vector = NDArray[np.float64]
 # A measured joint may be this share of its range outside of its limits: encoders are not exact.
 TOLERANCE = 0.01
 
+# Fingers press on each other and on what they hold; theirs is [m or rad].
+GRIPPER_TOLERANCE = 0.005
+
 
 class SafetyError(ValueError):
     """Limits or a start state that nothing may move with; the message names joint and value."""
@@ -30,6 +33,8 @@ class Limits:
         low, high: positions [rad or m], float64 [n].
         velocity: [rad/s or m/s], float64 [n].
         acceleration: [rad/s^2 or m/s^2], float64 [n].
+        jerk: [rad/s^3 or m/s^3], float64 [n]; infinite where there is none.
+        gripper: bool [n], joints that grip: they stop where the thing is, not where they are sent.
 
     Raises:
         SafetyError: no joints, a limit that is missing, not finite, not positive, or reversed.
@@ -40,11 +45,20 @@ class Limits:
     high: Vector
     velocity: Vector
     acceleration: Vector
+    jerk: Vector | None = None
+    gripper: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.names)
         if n == 0:
             raise SafetyError('no joints: a robot without limits is not moved')
+        jerk = np.full(n, np.inf) if self.jerk is None else np.array(self.jerk, np.float64)
+        if jerk.shape != (n,) or not (jerk > 0).all():
+            raise SafetyError(f'jerk limits are {list(jerk)}; {n} positive numbers are needed')
+        gripper = np.zeros(n, bool) if self.gripper is None else np.array(self.gripper, bool)
+        for field, array in (('jerk', jerk), ('gripper', gripper)):
+            array.flags.writeable = False
+            object.__setattr__(self, field, array)
         for field in ('low', 'high', 'velocity', 'acceleration'):
             value = getattr(self, field)
             if value is None:
@@ -73,6 +87,11 @@ class Limits:
             high=high,
             velocity=contract.velocity_limits,
             acceleration=contract.acceleration_limits,
+            jerk=contract.jerk_limits,
+            gripper=np.isin(
+                contract.joint_names,
+                [c.joint for c in contract.channels if c.kind == 'gripper' and c.joint],
+            ),
         )
 
     def outside(self, positions: Vector, tolerance: float = TOLERANCE) -> str | None:
@@ -82,7 +101,9 @@ class Limits:
             positions: float64 [n].
             tolerance: share of the range of each joint that is forgiven.
         """
+        assert self.gripper is not None
         slack = tolerance * (self.high - self.low)
+        slack = np.where(self.gripper, np.maximum(slack, GRIPPER_TOLERANCE), slack)
         below, above = positions < self.low - slack, positions > self.high + slack
         bad = np.flatnonzero(below | above | ~np.isfinite(positions))
         if not bad.size:

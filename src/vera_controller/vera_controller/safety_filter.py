@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from vera_controller.guard import Guard
 from vera_controller.limits import TOLERANCE, Limits, SafetyError, Vector
+from vera_controller.smooth_motion import SmoothMotion
 
 # Below this no time has passed: differences of doubles over it would be noise.
 MIN_DT = 1e-5
@@ -23,8 +25,8 @@ class Violation:
     """Why a set-point is not what was commanded.
 
     Attributes:
-        kind: 'command' (shape, NaN, absent), 'position', 'velocity', 'acceleration', 'stale' or
-            'time'.
+        kind: 'command' (shape, NaN, absent), 'position', 'velocity', 'acceleration', 'stale',
+            'time', 'workspace', 'collision' or 'tool'.
         message: in words, naming joint, value and limit.
     """
 
@@ -36,7 +38,11 @@ class Violation:
 
 
 class SafetyFilter:
-    """Turns any command into a set-point within position, velocity and acceleration limits.
+    """Turns any command into a set-point within limits.
+
+    Limits of position, velocity and acceleration are kept as follows. With a limit of jerk, or a
+    guard of workspace, floor, self-collision and speed of the tool, `SmoothMotion` keeps them all;
+    its proof is there.
 
     It keeps its own last set-point q and velocity v. With the limits [lo, hi], V and A, a tick of
     length dt chooses v' and puts out q' = q + v' dt, where
@@ -65,13 +71,19 @@ class SafetyFilter:
         max_dt: [s] longest tick that still moves towards the target.
         state_timeout: [s] of ticks with the same measured state after which it is stale; None
             leaves that to the caller.
+        guard: of the tool and the links, or None.
 
     Raises:
         SafetyError: no limits.
     """
 
     def __init__(
-        self, limits: Limits | None, *, max_dt: float = 0.05, state_timeout: float | None = None
+        self,
+        limits: Limits | None,
+        *,
+        max_dt: float = 0.05,
+        state_timeout: float | None = None,
+        guard: Guard | None = None,
     ) -> None:
         if not isinstance(limits, Limits):
             raise SafetyError('the safety filter got no limits: nothing moves without them')
@@ -85,6 +97,9 @@ class SafetyFilter:
         self._a_max = limits.acceleration * (1 - MARGIN)
         self._q = np.zeros(n)
         self._v = np.zeros(n)
+        assert limits.jerk is not None
+        smooth = guard is not None or bool(np.isfinite(limits.jerk).any())
+        self._smooth = SmoothMotion(limits, guard) if smooth else None
         self._started = False
         self._stamp: Any = None
         self._state_age = 0.0
@@ -107,13 +122,14 @@ class SafetyFilter:
     @property
     def at_rest(self) -> bool:
         """Whether the last set-point stands still."""
-        return not self._v.any()
+        return self._smooth.at_rest if self._smooth else not self._v.any()
 
     def start(self, positions: Any) -> None:
         """Take the measured positions, at rest, as the last set-point.
 
         Raises:
-            SafetyError: not n finite numbers, or outside the limits by more than the tolerance.
+            SafetyError: not n finite numbers, or outside the limits by more than the tolerance, or
+                where the guard lets nothing move.
         """
         values, problem = self._read(positions)
         if values is None:
@@ -121,8 +137,10 @@ class SafetyFilter:
         outside = self.limits.outside(values, TOLERANCE)
         if outside:
             raise SafetyError(f'cannot start: {outside}; move it back by hand')
-        self._q = np.clip(values, self.limits.low, self.limits.high)
-        self._v = np.zeros_like(self._q)
+        inside = np.clip(values, self.limits.low, self.limits.high)
+        if self._smooth:
+            self._smooth.start(inside)
+        self._q, self._v = inside, np.zeros_like(inside)
         self._stamp, self._state_age = None, 0.0
         self._started = True
 
@@ -170,6 +188,9 @@ class SafetyFilter:
         return self._q.copy(), violations
 
     def _advance(self, target: Vector | None, dt: float, violations: list[Violation]) -> None:
+        if self._smooth:
+            self._advance_smoothly(self._smooth, target, dt, violations)
+            return
         q, v, low, high = self._q, self._v, self.limits.low, self.limits.high
         step = self._a_max * dt
         wanted = np.zeros_like(q)
@@ -191,6 +212,25 @@ class SafetyFilter:
         # The clip only takes away the last bit of rounding: (3) holds without it.
         self._q = np.minimum(np.maximum(q + chosen * dt, low), high)
         self._v = chosen
+
+    def _advance_smoothly(
+        self, motion: SmoothMotion, target: Vector | None, dt: float, violations: list[Violation]
+    ) -> None:
+        if target is not None:
+            inside = np.minimum(np.maximum(target, self.limits.low), self.limits.high)
+            if (inside != target).any():
+                violations.append(
+                    self._worst('position', target, self.limits.low, self.limits.high)
+                )
+            target = inside
+        violations += [Violation(kind, words) for kind, words in motion.advance(target, dt)]
+        self._q, self._v = motion.positions, motion.velocities
+        if target is not None and (np.abs(self._v) >= (1 - 1e-3) * self.limits.velocity).any():
+            wanted = (target - self._q) / dt
+            if (np.abs(wanted) > self.limits.velocity).any():
+                violations.append(
+                    self._worst('velocity', wanted, -self.limits.velocity, self.limits.velocity)
+                )
 
     def _towards(self, way: Vector, step: Vector) -> Vector:
         """Wanted velocities; nothing of what is promised depends on them."""
