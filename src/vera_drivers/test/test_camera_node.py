@@ -81,6 +81,34 @@ def test_the_end_of_a_file_is_told_and_is_no_failure(graph, wait_for, video):
     assert node.exit_code is None
 
 
+def test_a_file_that_shows_one_picture_is_told_and_plays_on(graph, wait_for, tmp_path):
+    path = tmp_path / 'still.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 25, (128, 128))
+    for _ in range(25):
+        writer.write(np.full((128, 128, 3), 90, np.uint8))
+    writer.release()
+    ears = Ears(graph.helper())
+    graph.start(
+        CameraNode, driver='video_file', source=str(path), loop=True, frozen_timeout=0.5
+    )
+    wait_for(lambda: 'same picture' in getattr(ears.diagnostics.get('camera top'), 'message', ''))
+    assert ears.diagnostics['camera top'].level == DiagnosticStatus.WARN
+    count = len(ears.images)
+    wait_for(lambda: len(ears.images) > count + 5)
+
+
+def test_camera_info_tells_the_contracts_calibration(graph, wait_for, video):
+    ears = Ears(graph.helper())
+    graph.start(
+        CameraNode, driver='video_file', source=str(video), loop=True,
+        contract_overrides='{calibration.top: {model: pinhole, focal: [150.0, 151.0]}}',
+    )
+    wait_for(lambda: ears.infos)
+    info = ears.infos[0]
+    assert list(info.k) == [150.0, 0.0, 63.5, 0.0, 151.0, 63.5, 0.0, 0.0, 1.0]
+    assert list(info.p[:4]) == [150.0, 0.0, 63.5, 0.0]
+
+
 def test_a_stall_is_an_error_and_then_the_end_of_the_node(graph, wait_for, video, monkeypatch):
     """A camera that stops and does not come back."""
     made = []
@@ -123,7 +151,7 @@ def test_a_stall_is_an_error_and_then_the_end_of_the_node(graph, wait_for, video
         ({'driver': 'opencv', 'source': '/dev/video971'}, '/dev/video971) does not exist'),
         ({'driver': 'video_file', 'source': '/nowhere.mp4'}, 'there is no such file'),
         ({'driver': 'video_file'}, 'give its path as `source`'),
-        ({'driver': 'gige'}, 'it is one of opencv, video_file'),
+        ({'driver': 'gige'}, 'opencv, realsense, video_file'),
         ({'camera': 'left'}, "unknown camera 'left'"),
     ],
 )

@@ -263,14 +263,14 @@ def test_a_file_that_is_none_is_named(tmp_path, video):
 
 def test_registry_makes_cameras_of_the_contract(video):
     spec = CameraSpec('top', 'top/color/image_raw', 40, 40, 20.0)
-    with make_camera('video_file', spec, str(video()), loop=True) as camera:
+    with make_camera(spec, 'video_file', str(video()), loop=True) as camera:
         assert camera.read_latest(1.0).image.shape == (40, 40, 3)
         assert camera.fps == pytest.approx(50)
-    assert make_camera('opencv', spec, '/dev/video7').device == '/dev/video7'
-    assert make_camera('opencv', spec).device == '/dev/video0'
-    with pytest.raises(CameraError, match="unknown kind of camera 'gige'; known: opencv"):
-        make_camera('gige', spec)
+    assert make_camera(spec, 'opencv', '/dev/video7').device == '/dev/video7'
+    assert make_camera(spec).device == '/dev/video0'
+    with pytest.raises(CameraError, match="unknown driver 'gige' of camera 'top'; known: opencv"):
+        make_camera(spec, 'gige')
     with pytest.raises(CameraError, match='give its path as `source`'):
-        make_camera('video_file', spec)
+        make_camera(spec, 'video_file')
     with pytest.raises(CameraError, match='has not 4 characters'):
-        make_camera('opencv', spec, fourcc='JPEG2')
+        make_camera(spec, fourcc='JPEG2')

@@ -8,8 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from vera_core.clocks import ns_to_seconds
 from vera_core.seams import Frame
-from vera_drivers.cameras.base import CameraEndError, CameraError, ThreadedCamera
+from vera_core.stillness import StillWatch
+from vera_drivers.cameras.base import (
+    CameraEndError,
+    CameraError,
+    CameraStallError,
+    ThreadedCamera,
+)
 
 
 class StreamState(Enum):
@@ -40,6 +47,8 @@ class CameraStream:
         on_frame: gets every new frame, in the thread of the stream.
         on_change: gets the status at each change of state, in that thread too.
         stall_after: seconds without a new frame after which the camera has stalled.
+        frozen_after: seconds of one and the same picture, whatever its stamps say, after which a
+            camera with a sensor has stalled too, and of any other it is told; 0 = never.
         attempts: reconnects in a row before it gives up.
         backoff: seconds before the first reconnect; doubles each time, to at most 5 s.
         stable_after: seconds of frames after which a reconnect counts as successful, so that a
@@ -53,6 +62,7 @@ class CameraStream:
         on_change: Callable[[StreamStatus], None] | None = None,
         *,
         stall_after: float = 1.0,
+        frozen_after: float = 0.0,
         attempts: int = 5,
         backoff: float = 0.5,
         stable_after: float = 10.0,
@@ -61,6 +71,7 @@ class CameraStream:
         self._on_frame = on_frame
         self._on_change = on_change
         self._stall_after = stall_after
+        self._frozen_after = frozen_after
         self._attempts = attempts
         self._backoff = backoff
         self._stable_after = stable_after
@@ -80,8 +91,13 @@ class CameraStream:
         with self._lock:
             return StreamStatus(self._state, self._message, self._frames, self._reconnects)
 
-    def open(self) -> None:
-        """Connect once, so that a wrong device is known at once.
+    @property
+    def camera(self) -> ThreadedCamera | None:
+        """The connected camera, or None while there is none."""
+        return self._camera
+
+    def open(self) -> Frame:
+        """Connect once, so that a wrong device is known at once; returns the first frame.
 
         Raises:
             CameraError: it cannot be connected.
@@ -89,6 +105,7 @@ class CameraStream:
         camera = self._make()
         camera.connect()
         self._camera = camera
+        return camera.wait_newer(None, self._stall_after)
 
     def start(self) -> None:
         """Begin to hand frames on; opens the camera if `open` was not called."""
@@ -114,20 +131,26 @@ class CameraStream:
     def _run(self) -> None:
         stamp: int | None = None
         since = time.monotonic()
+        still = StillWatch()
         while not self._stopping.is_set():
             camera = self._camera
             if camera is None:
                 return
             try:
                 frame = camera.wait_newer(stamp, self._stall_after)
+                self._check_still(camera, still, frame)
             except CameraEndError as end:
                 self._close_camera()
                 self._set(StreamState.ENDED, str(end))
                 return
             except CameraError as error:
-                if self._stopping.is_set() or not self._reconnect(error):
+                if self._stopping.is_set():
                     return
-                stamp, since = None, time.monotonic()
+                if isinstance(error, CameraStallError):
+                    camera.revive()
+                if not self._reconnect(error):
+                    return
+                stamp, since, still = None, time.monotonic(), StillWatch()
                 continue
             stamp = frame.stamp
             if self._in_a_row and time.monotonic() - since > self._stable_after:
@@ -140,6 +163,21 @@ class CameraStream:
                 self._close_camera()
                 self._set(StreamState.FAILED, f'{type(error).__name__}: {error}')
                 return
+
+    def _check_still(self, camera: ThreadedCamera, watch: StillWatch, frame: Frame) -> None:
+        if not self._frozen_after:
+            return
+        seconds = ns_to_seconds(watch.add(frame.image, frame.stamp))
+        if seconds <= self._frozen_after:
+            if seconds == 0 and self._message:
+                self._set(StreamState.STREAMING, '')
+            return
+        told = f'camera {camera.name!r} ({camera.device}) gives the same picture again and again'
+        if camera.noisy:
+            raise CameraStallError(
+                f'{told}, for {seconds:.1f} s with fresh stamps: it is frozen, or covered'
+            )
+        self._set(StreamState.STREAMING, f'{told} for more than {self._frozen_after:g} s')
 
     def _reconnect(self, error: CameraError) -> bool:
         """Try until it is connected again; False when it was stopped or gave up."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from vera_core.clocks import ns_to_seconds, seconds_to_ns
 from vera_core.seams import Frame, Image
@@ -22,27 +25,75 @@ class CameraEndError(CameraError):
     """A recording is over: there is nothing to reconnect to."""
 
 
-def fit_image(image: Image, width: int, height: int) -> Image:
+class CameraStallError(CameraError):
+    """The device is there, but no new picture comes from it."""
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """How a rectified pinhole camera sees: u = fx x / z + cx, v = fy y / z + cy.
+
+    Attributes:
+        focal: (fx, fy) [px].
+        centre: (cx, cy) [px]; the centre of the first pixel is (0, 0).
+    """
+
+    focal: tuple[float, float]
+    centre: tuple[float, float]
+
+    def fitted(self, size: tuple[int, int], width: int, height: int) -> Intrinsics:
+        """Those of an image of (width, height) `size` after `fit_image` to `width` x `height`."""
+        x, y, crop_w, crop_h = _central_part(*size, width, height)
+        sx, sy = width / crop_w, height / crop_h
+        # Edges map to edges, not centres to centres.
+        return Intrinsics(
+            (self.focal[0] * sx, self.focal[1] * sy),
+            ((self.centre[0] + 0.5 - x) * sx - 0.5, (self.centre[1] + 0.5 - y) * sy - 0.5),
+        )
+
+
+@dataclass(frozen=True)
+class SensorFrame(Frame):
+    """A frame with what else a device tells of it.
+
+    Attributes:
+        depth: uint16 [H, W] mm, aligned with the image, 0 where unknown; or None.
+        hardware_stamp: on the device's own clock [ns], or None.
+        host_stamp: wall clock when it arrived here [ns], or None.
+    """
+
+    depth: NDArray[np.uint16] | None = None
+    hardware_stamp: int | None = None
+    host_stamp: int | None = None
+
+
+def fit_image(image: NDArray[Any], width: int, height: int, method: int | None = None) -> Any:
     """The image at another size: cropped around its centre to the aspect, then scaled.
 
     Args:
-        image: uint8 [H, W, 3].
+        image: uint8 [H, W, 3], or uint16 [H, W].
         width: wanted, pixels.
         height: wanted, pixels.
+        method: of OpenCV's resize; averages or interpolates unless given.
 
     Returns:
-        uint8 [height, width, 3]; the same array when it has that size.
+        Of the same type, [height, width, ...]; the same array when it has that size.
     """
     h, w = image.shape[:2]
     if (h, w) == (height, width):
         return image
+    x, y, crop_w, crop_h = _central_part(w, h, width, height)
+    part = np.ascontiguousarray(image[y : y + crop_h, x : x + crop_w])
+    if method is None:
+        method = cv2.INTER_AREA if crop_w >= width else cv2.INTER_LINEAR
+    return cv2.resize(part, (width, height), interpolation=method)
+
+
+def _central_part(w: int, h: int, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height of the part that `fit_image` takes of w x h pixels."""
     crop_w = min(w, max(1, round(h * width / height)))
     crop_h = min(h, max(1, round(w * height / width)))
-    x, y = (w - crop_w) // 2, (h - crop_h) // 2
-    part = np.ascontiguousarray(image[y : y + crop_h, x : x + crop_w])
-    method = cv2.INTER_AREA if crop_w >= width else cv2.INTER_LINEAR
-    scaled: Image = cv2.resize(part, (width, height), interpolation=method)
-    return scaled
+    return (w - crop_w) // 2, (h - crop_h) // 2, crop_w, crop_h
 
 
 class ThreadedCamera(ABC):
@@ -54,7 +105,12 @@ class ThreadedCamera(ABC):
     Args:
         name: what messages call the camera.
         first_frame_timeout: seconds that `connect` waits for the first frame.
+
+    Attributes:
+        noisy: whether two pictures always differ, if only by the noise of a sensor.
     """
+
+    noisy = True
 
     def __init__(self, name: str, first_frame_timeout: float = 5.0) -> None:
         self.name = name
@@ -72,6 +128,25 @@ class ThreadedCamera(ABC):
     def device(self) -> str:
         """The device or file, as messages name it."""
 
+    @property
+    def intrinsics(self) -> Intrinsics | None:
+        """Of the images it gives, where the device tells them and it is connected."""
+        return None
+
+    @property
+    def warning(self) -> str:
+        """What is not as it should be although pictures come, with the cure; or ''."""
+        return ''
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the device tells of itself, for diagnostics."""
+        return {}
+
+    def revive(self) -> bool:
+        """Do what helps a stalled device before it is opened again; False if nothing does."""
+        return False
+
     @abstractmethod
     def _open(self) -> None:
         """Open the source; raises CameraError."""
@@ -79,6 +154,11 @@ class ThreadedCamera(ABC):
     @abstractmethod
     def _read(self) -> tuple[Image, int]:
         """Wait for the next image, uint8 [H, W, 3] RGB, and its age in ns; raises CameraError."""
+
+    def _next(self) -> tuple[Frame, int]:
+        """Wait for the next frame, and the monotonic time [ns] at which it was acquired."""
+        image, age = self._read()
+        return Frame(image=image, stamp=time.time_ns() - age), time.monotonic_ns() - age
 
     @abstractmethod
     def _release(self) -> None:
@@ -154,7 +234,7 @@ class ThreadedCamera(ABC):
             raise failure
         if self._closing.is_set():
             raise CameraError(f'{self._label} was closed')
-        raise CameraError(
+        raise CameraStallError(
             f'{self._label} gave no frame within {timeout:.1f} s; check its cable, whether another '
             'program uses it, and whether it knows the wanted size and rate'
         )
@@ -189,10 +269,9 @@ class ThreadedCamera(ABC):
     def _run(self) -> None:
         try:
             while not self._closing.is_set():
-                image, age = self._read()
+                frame, taken_at = self._next()
                 with self._fresh:
-                    self._frame = Frame(image=image, stamp=time.time_ns() - age)
-                    self._taken_at = time.monotonic_ns() - age
+                    self._frame, self._taken_at = frame, taken_at
                     self._fresh.notify_all()
         except CameraError as error:
             self._fail(error)
@@ -217,4 +296,13 @@ def plausible_age(device_ms: float, now: int) -> int:
     return age if 0 <= age < 1_000_000_000 else 0
 
 
-__all__ = ['CameraEndError', 'CameraError', 'ThreadedCamera', 'fit_image', 'plausible_age']
+__all__ = [
+    'CameraEndError',
+    'CameraError',
+    'CameraStallError',
+    'Intrinsics',
+    'SensorFrame',
+    'ThreadedCamera',
+    'fit_image',
+    'plausible_age',
+]

@@ -25,6 +25,8 @@ class VideoFileCamera(ThreadedCamera):
         loop: begin again at the end; otherwise the end is a CameraEndError.
     """
 
+    noisy = False
+
     def __init__(
         self,
         name: str,

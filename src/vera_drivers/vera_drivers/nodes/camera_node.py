@@ -1,4 +1,4 @@
-"""One camera as one process: a device or a video file onto the topic that the contract names."""
+"""One camera as one process: a device or a recording onto the topic that the contract names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vera_core.nodes.base import ERROR, OK, WARN, VeraNode, run_node
 from vera_core.nodes.qos import IMAGE
 from vera_core.seams import Frame
 from vera_drivers.cameras.base import ThreadedCamera
-from vera_drivers.nodes.camera_msgs import CameraPublisher
+from vera_drivers.nodes.camera_msgs import CameraPublisher, calibrated
 from vera_drivers.registry import CAMERAS, make_camera
 from vera_drivers.stream import CameraStream, StreamState, StreamStatus
 
@@ -20,10 +20,16 @@ LEVELS = {
     StreamState.ENDED: WARN,
     StreamState.FAILED: ERROR,
 }
+# A device and the contract's calibration may differ by so much; more is another lens or size.
+LENS_TOLERANCE = 0.03
 
 
 class CameraNode(VeraNode):
     """Publishes `<topic>` and its camera_info; reports stalls and reconnects a few times.
+
+    Devices that know more publish it too: `<camera>/aligned_depth_to_color/image_raw` (16UC1, mm)
+    and `time_reference` beside the image, the stamp of each image on the device's own clock
+    (source 'hardware') and when it arrived here ('host').
 
     A camera that cannot be opened at the start ends the process with exit code 2, one that stays
     away with 1: whoever supervises it may try again.
@@ -34,25 +40,40 @@ class CameraNode(VeraNode):
 
     def setup(self) -> None:
         name = self.param('camera', '', 'camera of the contract; empty = its first')
-        self._kind = self.param('driver', 'opencv', 'what reads it', choices=tuple(CAMERAS))
-        self._source = self.param('source', '', "device, e.g. '0' or '/dev/video0'; or a file")
+        self._driver = self.param(
+            'driver', '', "what reads it; empty = the contract's", choices=('', *CAMERAS)
+        )
+        self._source = self.param(
+            'source', '',
+            "serial number, device ('0', '/dev/video0') or file; empty = the contract's",
+        )
         self._rate = self.param(
             'rate', 0.0, "[Hz]; 0 = the contract's for a device, the file's own for a file", low=0.0
         )
         self._fast = self.param('fast', False, 'read a file as fast as possible; `rate` is ignored')
         self._loop = self.param('loop', False, 'begin a file again at its end')
-        self._resize = self.param('resize', False, 'crop and scale a device of another size')
-        self._fourcc = self.param('fourcc', '', "pixel format asked of a device, e.g. 'MJPG'")
+        resize = self.param('resize', False, 'opencv: crop and scale a device of another size')
+        fourcc = self.param('fourcc', '', "opencv: pixel format asked of a device, e.g. 'MJPG'")
+        self._options = {
+            key: value for key, value in (('resize', resize), ('fourcc', fourcc)) if value
+        }
         stall = self.param(
             'stall_timeout', 1.0, '[s] without a frame before it has stalled', low=0.05
         )
+        frozen = self.param(
+            'frozen_timeout', 1.0,
+            '[s] of one and the same picture with fresh stamps before it is frozen; 0 = never',
+            low=0.0,
+        )
         attempts = self.param('reconnects', 5, 'tries in a row before the node ends', low=0)
         self._spec = self.contract.camera(name) if name else self.contract.cameras[0]
+        self._calibrated = calibrated(self.contract, self._spec.name)
         self._publisher = CameraPublisher(self, self._spec, IMAGE)
         self._stream = CameraStream(
-            self._make, self._on_frame, self._on_change, stall_after=stall, attempts=attempts
+            self._make, self._on_frame, self._on_change, stall_after=stall, frozen_after=frozen,
+            attempts=attempts,
         )
-        self._stream.open()
+        self._publisher.expect(self._stream.open())
 
     def start(self) -> None:
         self._stream.start()
@@ -72,13 +93,12 @@ class CameraNode(VeraNode):
 
     def _make(self) -> ThreadedCamera:
         return make_camera(
-            self._kind,
             self._spec,
+            self._driver,
             self._source,
             rate=0.0 if self._fast else self._rate or None,
             loop=self._loop,
-            resize=self._resize,
-            fourcc=self._fourcc,
+            **self._options,
         )
 
     def _on_frame(self, frame: Frame) -> None:
@@ -89,7 +109,10 @@ class CameraNode(VeraNode):
                     f'camera {self._spec.name!r} gave {list(frame.image.shape)}; the contract says '
                     f'{list(expected)}'
                 )
-            self._publisher.publish(frame.image, frame.stamp)
+            camera = self._stream.camera
+            if camera is not None:
+                self._publisher.know(camera.intrinsics)
+            self._publisher.publish_frame(frame)
 
     def _on_change(self, status: StreamStatus) -> None:
         self._report(status)
@@ -104,14 +127,37 @@ class CameraNode(VeraNode):
             log.info(f'camera {self._spec.name!r} is back')
 
     def _report(self, status: StreamStatus) -> None:
+        level, message, camera = LEVELS[status.state], status.message, self._stream.camera
+        if status.state is StreamState.STREAMING:
+            message = '; '.join(filter(None, (message, self._doubts(camera))))
+            level = WARN if message else OK
         self.report(
             f'camera {self._spec.name}',
-            LEVELS[status.state],
-            status.message or status.state.value,
+            level,
+            message or status.state.value,
             state=status.state.value,
             frames=status.frames,
             reconnects=status.reconnects,
+            **(camera.details if camera is not None else {}),
         )
+
+    def _doubts(self, camera: ThreadedCamera | None) -> str:
+        """What is not as it should be although pictures come."""
+        if camera is None:
+            return ''
+        told, lens = [camera.warning], camera.intrinsics
+        if lens is not None and self._calibrated is not None:
+            mine, factory = (
+                [*one.focal, *one.centre] for one in (self._calibrated, lens)
+            )
+            if max(abs(a - b) for a, b in zip(mine, factory, strict=True)) > (
+                LENS_TOLERANCE * lens.focal[0]
+            ):
+                told.append(
+                    f"the contract's calibration of camera {self._spec.name!r} is of another lens "
+                    'or image size than the device tells: calibrate it again'
+                )
+        return '; '.join(filter(None, told))
 
 
 def main() -> int:
