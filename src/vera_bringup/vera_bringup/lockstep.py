@@ -31,7 +31,7 @@ from vera_core.gates import PlanRejectedError, Verdict
 from vera_core.seeds import mix, plan_seed
 from vera_drivers.sim_world import SimWorld, make_world
 from vera_jidm.plan_gate import PlanGate
-from vera_planner.goal import Goal, GoalCode, GoalKeeper, GoalState, PlanRefusedError
+from vera_planner.goal import Goal, GoalCode, GoalKeeper, GoalState, PlanRefusedError, SettleRule
 from vera_planner.observer import Observer
 from vera_planner.plan_checks import PlanChecks, Reality
 from vera_planner.planning import PlanRequest, imagine_checked
@@ -147,7 +147,7 @@ class _Episode:
         self.goal_id = index + 1
         self.observer = Observer(contract, ManualClock())
         self.scheduler = PlanScheduler.lockstep(contract)
-        self.goals = GoalKeeper()
+        self.goals = GoalKeeper(SettleRule.of(contract))
         self.controller = Controller(contract, clock=ManualClock(), lockstep=True)
         self.warm_start: Any = None
         self.replan_ms: list[float] = []
@@ -287,7 +287,7 @@ class _Episode:
             return None
         self._note(plan.verdict)
         self.replan_ms.append(plan.latency * 1e3)
-        self.goals.planned(plan.motion)
+        self.goals.planned(plan.motion, request.context[-1])
         return plan
 
     def _translate(self, request: PlanRequest, plan: Plan) -> Translation:

@@ -26,7 +26,7 @@ from vera_core.seeds import plan_seed
 from vera_drivers.sim_world import make_world
 from vera_jidm.servo import Dream, VisualServo
 from vera_planner.execution import Execution, Latency
-from vera_planner.goal import GoalKeeper, PlanRefusedError
+from vera_planner.goal import GoalKeeper, PlanRefusedError, SettleRule
 from vera_planner.observer import Observer
 from vera_planner.planning import (
     PlanRequest,
@@ -172,7 +172,7 @@ class _Run:
         self.scheduler = PlanScheduler.live(replan_period(contract))
         self.execution = Execution(contract)
         self.latency = Latency()
-        self.goals = GoalKeeper()
+        self.goals = GoalKeeper(SettleRule.of(contract))
         self.servo = VisualServo(loop.translator, contract) if timing.mode == 'servo' else None
         self.servo_due = 0
         self.frames = timing.frames(contract)
@@ -288,7 +288,7 @@ class _Run:
     def _arrived(self, request: PlanRequest, plan: Plan, asked: int) -> None:
         self.planning = False
         self.latency.add(self.now - asked + seconds_to_ns(TRANSLATE_S))
-        if not self.goals.planned(plan.motion).active:
+        if not self.goals.planned(plan.motion, request.context[-1]).active:
             return
         self.warm_start = plan.warm_start
         request, plan = rooted(request, plan, self.contract)

@@ -218,6 +218,19 @@ REFUSED = {
 }
 
 
+def test_a_part_of_a_frame_before_the_chunk_that_waited_is_taken(contract, make_chunk):
+    """Servo: part 1 waited for the robot and began 100 ms after its frame; part 2 is 50 ms on."""
+    queue = ChunkQueue(contract, STILL)
+    queue.expect(1)
+    first = dataclasses.replace(make_chunk(T0 + 300 * MS, 0.01, seq=4), part=1)
+    queue.offer(first, T0 + 300 * MS)
+    second = dataclasses.replace(make_chunk(T0 + 250 * MS, 0.02, seq=4), part=2)
+    queue.offer(second, T0 + 350 * MS)
+    assert queue.stamp == T0 + 250 * MS
+    with pytest.raises(ChunkRefusedError, match='part 1 of plan 4 is not newer than part 2'):
+        queue.offer(first, T0 + 360 * MS)
+
+
 @pytest.mark.parametrize('case', REFUSED)
 def test_what_is_refused_is_said_in_words_and_the_old_chunk_goes_on(contract, make_chunk, case):
     change, words = REFUSED[case]

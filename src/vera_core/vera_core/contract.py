@@ -182,9 +182,17 @@ class CameraSpec(Checked):
 
 @dataclass(frozen=True)
 class GoalSpec(Checked):
-    """Seconds after which execute_goal gives up, unless its goal says otherwise."""
+    """When a goal is over.
+
+    Attributes:
+        timeout: seconds after which execute_goal gives up, unless its goal says otherwise.
+        least_change: of the canvas from a goal's begin to its end, mean absolute difference of all
+            pixels, grey levels 0..255; a robot that comes to rest with less has done nothing. 0
+            does not judge.
+    """
 
     timeout: float = field(metadata=SECONDS)
+    least_change: float = field(default=0.0, metadata={'min': 0, 'unit': 'grey levels'})
 
 
 @dataclass(frozen=True)

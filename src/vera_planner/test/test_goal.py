@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from vera_core.contract import load_contract
 from vera_msgs.action import ExecuteGoal
 from vera_msgs.msg import GoalStatus
 from vera_planner.goal import (
@@ -94,12 +96,38 @@ def test_still_from_the_start_is_nothing_to_do(keeper):
     assert 'nothing that the prompt names is visible' in goal.message
 
 
+def test_a_robot_that_only_stirred_has_done_nothing():
+    """Asked for a disc that is not there, the planner moved the tip by a few pixels and rested."""
+    begin = np.full((8, 8, 3), 100, np.uint8)
+    for levels, state in ((6, GoalState.ABORTED), (7, GoalState.SUCCEEDED)):
+        keeper = GoalKeeper(SettleRule(least_change=7.0))
+        keeper.begin('touch the green disc')
+        keeper.planned(MOVING, begin)
+        for _ in range(3):
+            goal = keeper.planned(STILL, begin - np.uint8(levels))
+        assert goal.state is state
+    assert goal.message == 'the plan came to rest after 4 plans'
+    assert SettleRule.of(load_contract('finger')).least_change == 7.0
+    keeper = GoalKeeper(SettleRule(least_change=7.0))
+    keeper.begin('touch the green disc')
+    for motion in (MOVING, STILL, STILL, STILL):
+        goal = keeper.planned(motion, begin)
+    assert goal.code is GoalCode.NOTHING_TO_DO
+    assert '0.0 of at least 7 grey levels' in goal.message
+    # What the goal before began with does not count.
+    keeper.begin('red')
+    for motion in (MOVING, STILL, STILL, STILL):
+        goal = keeper.planned(motion, begin if motion == STILL else begin + np.uint8(20))
+    assert goal.state is GoalState.SUCCEEDED
+
+
 def test_the_rule_is_the_contract_of_still(changes):
     keeper = GoalKeeper(SettleRule(still_motion=2.0, settled=1, hopeless=2))
     keeper.begin('red')
     assert keeper.planned(2.0).active  # at the threshold it moves
     assert not keeper.planned(1.99).active
-    for wrong in ({'still_motion': 0.0}, {'still_motion': float('nan')}, {'settled': 0}):
+    for wrong in ({'still_motion': 0.0}, {'still_motion': float('nan')}, {'settled': 0},
+                  {'least_change': -1.0}):
         with pytest.raises(ValueError, match='must be'):
             SettleRule(**wrong)
 

@@ -7,6 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+import numpy as np
+
+from vera_core.contract import Contract
+from vera_core.seams import Image
+
 MAX_PROMPT = 1000  # characters
 MAX_REJECTED = 5  # plans in a row
 
@@ -82,17 +87,28 @@ class SettleRule:
             to 155.
         settled: still plans in a row, after motion, that end the goal as reached.
         hopeless: still plans in a row from the start that end it as nothing to do.
+        least_change: from what was seen when the goal began to what is seen at rest, mean absolute
+            difference, grey levels; below it the goal ends as nothing to do. Asked for what is
+            not there, a planner may stir a little before it rests.
     """
 
     still_motion: float = 50.0
     settled: int = 3
     hopeless: int = 5
+    least_change: float = 0.0
+
+    @classmethod
+    def of(cls, contract: Contract, still_motion: float = still_motion) -> SettleRule:
+        """The rule of an embodiment."""
+        return cls(still_motion, least_change=contract.goal.least_change)
 
     def __post_init__(self) -> None:
         if not self.still_motion > 0:
             raise ValueError(f'still_motion is {self.still_motion}; it must be positive')
         if self.settled < 1 or self.hopeless < 1:
             raise ValueError('settled and hopeless count plans; both must be at least 1')
+        if not self.least_change >= 0:
+            raise ValueError(f'least_change is {self.least_change}; it must be at least 0')
 
 
 @dataclass(frozen=True)
@@ -142,6 +158,7 @@ class GoalKeeper:
         self._still = 0
         self._moved = False
         self._rejected = 0
+        self._first: Image | None = None
 
     @property
     def goal(self) -> Goal:
@@ -167,7 +184,7 @@ class GoalKeeper:
         replaced = None
         if old.active:
             replaced = self.cancel(f'replaced by goal {number}: {text}')
-        self._still, self._moved, self._rejected = 0, False, 0
+        self._still, self._moved, self._rejected, self._first = 0, False, 0, None
         self._set(Goal(goal_id=number, prompt=text, state=GoalState.ACTIVE, message=message))
         return self._goal, replaced
 
@@ -176,11 +193,13 @@ class GoalKeeper:
         if self._goal.active and message != self._goal.message:
             self._set(replace(self._goal, message=message))
 
-    def planned(self, motion: float) -> Goal:
+    def planned(self, motion: float, seen: Image | None = None) -> Goal:
         """Count a plan of the goal in progress and end the goal if its plans came to rest.
 
         Args:
             motion: `Plan.motion`, grey levels.
+            seen: uint8 [H, W, 3], the newest frame that the plan was made from; without it the
+                rule's `least_change` is not judged.
 
         Returns:
             The goal after it; a plan that ended it has nothing to execute.
@@ -188,6 +207,8 @@ class GoalKeeper:
         if not self._goal.active:
             return self._goal
         plans = self._goal.plans + 1
+        if self._first is None:
+            self._first = seen
         if motion < self.rule.still_motion:
             self._still += 1
         else:
@@ -196,11 +217,19 @@ class GoalKeeper:
         message = self._goal.message if self._rejected else ''
         goal = replace(self._goal, plans=plans, message=message)
         if self._moved and self._still >= self.rule.settled:
-            goal = replace(
-                goal,
-                state=GoalState.SUCCEEDED,
-                message=f'the plan came to rest after {plans} plans',
-            )
+            message = f'the plan came to rest after {plans} plans'
+            change = self._change(seen)
+            if change < self.rule.least_change:
+                goal = replace(
+                    goal,
+                    state=GoalState.ABORTED,
+                    code=GoalCode.NOTHING_TO_DO,
+                    message=f'{message}, and hardly anything had changed ({change:.1f} of at least '
+                    f'{self.rule.least_change:g} grey levels): nothing that the prompt names is '
+                    'visible, or it was as good as reached',
+                )
+            else:
+                goal = replace(goal, state=GoalState.SUCCEEDED, message=message)
         elif not self._moved and self._still >= self.rule.hopeless:
             goal = replace(
                 goal,
@@ -211,6 +240,12 @@ class GoalKeeper:
             )
         self._set(goal)
         return self._goal
+
+    def _change(self, seen: Image | None) -> float:
+        """Since the first plan of the goal, grey levels; inf where it is not known."""
+        if seen is None or self._first is None or seen.shape != self._first.shape:
+            return float('inf')
+        return float(np.abs(seen.astype(np.int16) - self._first.astype(np.int16)).mean())
 
     def rejected(self, reason: str, counted: bool = False) -> Goal:
         """A plan of the goal in progress must not be executed; too many in a row end the goal.

@@ -143,7 +143,7 @@ class PlannerNode(VeraNode):
         self._pending = pending and self._mode == 'async' and knows_pending(self._planner)
         self._execution = Execution(contract)
         self._latency, self._translation_ns, self._asked = Latency(), 0, 0
-        self._goals = GoalKeeper(SettleRule(still_motion=still), self._on_goal, rejected)
+        self._goals = GoalKeeper(SettleRule.of(contract, still), self._on_goal, rejected)
         self._checks = PlanChecks.of(self._planner, contract, gate, candidates)
         self._reality = Reality(contract.video.frame_period_ns)
         self._realised = math.nan
@@ -366,7 +366,7 @@ class PlannerNode(VeraNode):
             self._goals.abort(code, f'planner {self._planner.planner_id}: {why}')
             return
         self._warm_start = plan.warm_start
-        goal = self._goals.planned(plan.motion)
+        goal = self._goals.planned(plan.motion, request.context[-1])
         self._latency.add(time.monotonic_ns() - self._asked + self._translation_ns)
         request, plan = rooted(request, plan, self.contract)
         if not self._lockstep:
