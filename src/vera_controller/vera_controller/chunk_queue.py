@@ -146,7 +146,9 @@ class ChunkQueue:
             raise ChunkRefusedError(
                 f'{plan} has expired: its last action ended {ns_to_seconds(now - end):.3f} s ago'
             )
-        if self._path and chunk.stamp < self._path.start:
+        # Parts are made from ever newer frames; but what waited for a robot at rest begins later
+        # than its frame, and the part after it may be of a frame between.
+        if self._path and not chunk.part and chunk.stamp < self._path.start:
             raise ChunkRefusedError(
                 f'{plan} is stale: its anchor frame is '
                 f'{ns_to_seconds(self._path.start - chunk.stamp):.3f} s older than that of '
