@@ -283,11 +283,11 @@ def test_a_cleared_chunk_is_not_replayed(queue, make_chunk):
 @pytest.mark.parametrize(
     ('channel', 'words'),
     [
+        (Channel(name='grip', kind='gripper', unit='ratio'), "channel 'grip' names no joint"),
         (
-            Channel(name='grip', kind='gripper', unit='ratio'),
-            "channel 'grip' is of kind gripper; this controller executes joint_delta and joint_t",
+            Channel(name='x', kind='cartesian_delta', unit='m'),
+            "channel 'x' has no axis; add it to kinematics.axes",
         ),
-        (Channel(name='x', kind='cartesian_delta', unit='m'), 'kind cartesian_delta'),
     ],
 )
 def test_a_contract_it_cannot_execute_is_refused_by_channel(contract, channel, words):

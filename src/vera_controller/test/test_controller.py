@@ -519,8 +519,9 @@ def test_an_implausible_chunk_is_refused_and_the_old_one_goes_on(running, make_c
 
 
 def test_an_embodiment_it_cannot_move_is_refused_at_once():
-    contract = load_contract('finger', {'channels.joint_1.kind': 'gripper'})
-    with pytest.raises(UnsupportedChannelError, match='joint_1'):
+    change = {'kind': 'cartesian_delta', 'unit': 'm', 'joint': None}
+    contract = load_contract('finger', {'channels.joint_1': change, 'kinematics.tool': None})
+    with pytest.raises(UnsupportedChannelError, match="'joint_1' moves a tool, and none is named"):
         Controller(contract)
 
 

@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vera_controller.limits import Vector
 from vera_controller.polyline import Polyline
+from vera_controller.waypoints import (
+    ChunkRefusedError,
+    ImplausibleChunkError,
+    Route,
+    UnsupportedChannelError,
+    Waypoints,
+)
 from vera_core.clocks import ns_to_seconds, seconds_to_ns
 from vera_core.state_history import HistoryError, StateHistory
 
@@ -16,29 +24,35 @@ if TYPE_CHECKING:
     from vera_core.chunk import ActionChunk
     from vera_core.contract import Contract
 
-KINDS = ('joint_delta', 'joint_target')
 FADE_KNOTS = 10
 # Share of the velocity limits at which a splice may move the target, on top of the chunk's own.
 CATCH_UP = 0.5
 
 
-class ChunkRefusedError(ValueError):
-    """A chunk that is not executed; the message says why."""
-
-
-class ImplausibleChunkError(ChunkRefusedError):
-    """A chunk for us and in time, with an action that no plan for this robot can mean."""
-
-
-class UnsupportedChannelError(ValueError):
-    """A contract with a channel that this controller cannot execute; the message names it."""
-
-
 @dataclass(frozen=True)
 class Splice:
-    """How a chunk was taken over: `discarded` whole actions had passed at its arrival."""
+    """How a chunk was taken over.
+
+    Attributes:
+        discarded: whole actions that had passed at its arrival.
+        notes: what is done less than asked, in words.
+    """
 
     discarded: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """What a route starts from.
+
+    Attributes:
+        positions: float64 [joints], measured at the stamp of the chunk.
+        closed: bool [m], which of the moved joints was told to be closed then; None if unknown.
+    """
+
+    positions: Vector
+    closed: NDArray[np.bool_] | None = None
 
 
 class ChunkQueue:
@@ -55,26 +69,22 @@ class ChunkQueue:
         margin: an action may not ask for more than velocity limit x period x margin.
 
     Raises:
-        UnsupportedChannelError: a channel of another kind than joint_delta and joint_target.
+        UnsupportedChannelError: a channel that cannot be executed.
+        SafetyError: the kinematics that a channel needs cannot be used.
     """
 
     def __init__(
         self, contract: Contract, history: StateHistory, *, fade: float = 0.1, margin: float = 1.25
     ) -> None:
-        for channel in contract.channels:
-            if channel.kind not in KINDS or channel.joint is None:
-                raise UnsupportedChannelError(
-                    f'channel {channel.name!r} is of kind {channel.kind}; '
-                    f'this controller executes {" and ".join(KINDS)}'
-                )
         self._contract = contract
         self._history = history
         self._fade_ns = seconds_to_ns(fade)
-        self._margin = margin
-        places = {name: i for i, name in enumerate(contract.joint_names)}
-        self._joint = np.array([places[c.joint] for c in contract.channels if c.joint is not None])
-        self._relative = np.array([c.kind == 'joint_delta' for c in contract.channels])
+        self._waypoints = Waypoints(contract, margin)
+        self._joint = self._waypoints.joints
         self._velocity = contract.velocity_limits[self._joint]
+        low, high = contract.position_limits
+        self._middle = (low + (high - low) / 2)[self._joint]
+        self._told: Vector | None = None
         self._path: Polyline | None = None
         self._tail: Polyline | None = None
         self._goal_id: int | None = None
@@ -112,8 +122,15 @@ class ChunkQueue:
         self._goal_id = goal_id
         self._newest = None
 
+    def forget(self) -> None:
+        """The robot was moved by somebody else: what grippers were told is void."""
+        self.clear()
+        self._told = None
+
     def clear(self) -> None:
         """Drop the chunk being executed; older plans stay refused."""
+        if self._path is not None:
+            self._told = self._path.knots[-1]
         self._path = self._tail = None
 
     def check(self, chunk: ActionChunk, now: int) -> None:
@@ -155,8 +172,33 @@ class ChunkQueue:
                 f'plan {self._plan_seq}, which is being executed'
             )
 
+    def anchor(self, chunk: ActionChunk) -> Anchor:
+        """Where the route of a chunk starts; ChunkRefusedError if that is not known."""
+        try:
+            positions = self._history.at(chunk.stamp)
+        except HistoryError as error:
+            raise ChunkRefusedError(
+                f'where plan {chunk.plan_seq} starts is not known: {error}'
+            ) from None
+        told = self._told if self._path is None else self._path.at(chunk.stamp)
+        return Anchor(positions, None if told is None else told < self._middle)
+
+    def solve(self, chunk: ActionChunk, anchor: Anchor) -> Route:
+        """The route of a chunk; touches nothing, so it needs no lock, and may take a while.
+
+        Raises:
+            ImplausibleChunkError: an action that no plan for this robot can mean.
+        """
+        return self._waypoints(chunk, anchor.positions, anchor.closed)
+
     def offer(
-        self, chunk: ActionChunk, now: int, hold: Vector | None = None, *, still: bool = False
+        self,
+        chunk: ActionChunk,
+        now: int,
+        hold: Vector | None = None,
+        *,
+        still: bool = False,
+        route: Route | None = None,
     ) -> Splice:
         """Take over a chunk.
 
@@ -165,23 +207,23 @@ class ChunkQueue:
             now: time of arrival [ns]; what the chunk says about the time before is discarded.
             hold: float64 [n] where the robot waits; faded from when there is no chunk to fade from.
             still: stand still at the anchor's position for as long as the chunk lasts, instead.
+            route: what `solve` found; solved here unless given.
 
         Raises:
             ChunkRefusedError: it may not be executed; what is there goes on.
         """
         self.check(chunk, now)
-        try:
-            base = self._history.at(chunk.stamp)
-        except HistoryError as error:
-            raise ChunkRefusedError(
-                f'where plan {chunk.plan_seq} starts is not known: {error}'
-            ) from None
-        path = self._path_of(chunk, base, still)
+        if still:
+            here = self.anchor(chunk).positions[self._joint]
+            route = Route(np.tile(here, (chunk.steps + 1, 1)))
+        elif route is None:
+            route = self.solve(chunk, self.anchor(chunk))
+        path = Polyline(chunk.stamp, seconds_to_ns(chunk.period), route.knots)
         self._tail = self._fading(path, now, hold)
         self._path = path
         self._newest = (chunk.plan_seq, chunk.part)
         self._plan_seq, self._seen = chunk.plan_seq, chunk.seen
-        return Splice(discarded=max(0, (now - chunk.stamp) // path.period))
+        return Splice(max(0, (now - chunk.stamp) // path.period), route.notes)
 
     def sample(self, time: int, hold: Vector) -> Vector | None:
         """The target at `time` [ns], or None when there is none any more.
@@ -239,34 +281,13 @@ class ChunkQueue:
         if missing:
             raise ChunkRefusedError(f'channel {", ".join(missing)} is missing from the chunk')
 
-    def _path_of(self, chunk: ActionChunk, base: Vector, still: bool) -> Polyline:
-        order = [chunk.channels.index(name) for name in self._contract.channel_names]
-        values = np.asarray(chunk.values, dtype=np.float64)[:, order]
-        start = base[self._joint]
-        knots = np.empty((chunk.steps + 1, len(order)))
-        knots[:] = start
-        if still:
-            return Polyline(chunk.stamp, seconds_to_ns(chunk.period), knots)
-        knots[1:] = np.where(self._relative, start + np.cumsum(values, axis=0), values)
-        moves = np.abs(np.diff(knots, axis=0))
-        allowed = self._velocity * chunk.period * self._margin
-        bad = np.argwhere(~(moves <= allowed))
-        if bad.size:
-            step, column = (int(i) for i in bad[0])
-            channel = self._contract.channels[column]
-            raise ImplausibleChunkError(
-                f'action {step} of plan {chunk.plan_seq} moves {channel.joint} by '
-                f'{moves[step, column]:.3g} {channel.unit} in {chunk.period:g} s; at most '
-                f'{allowed[column]:.3g} is plausible'
-            )
-        return Polyline(chunk.stamp, seconds_to_ns(chunk.period), knots)
-
 
 def _name(plan_seq: int, part: int) -> str:
     return f'part {part} of plan {plan_seq}' if part else f'plan {plan_seq}'
 
 
 __all__ = [
+    'Anchor',
     'ChunkQueue',
     'ChunkRefusedError',
     'ImplausibleChunkError',

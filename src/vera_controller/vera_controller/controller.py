@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vera_controller.chunk_queue import ChunkQueue, ChunkRefusedError, ImplausibleChunkError
+from vera_controller.chunk_queue import (
+    Anchor,
+    ChunkQueue,
+    ChunkRefusedError,
+    ImplausibleChunkError,
+)
+from vera_controller.guard import make_guard
 from vera_controller.home_motion import HomeMotion
 from vera_controller.late_plans import from_rest
 from vera_controller.limits import Limits, SafetyError, Vector
@@ -19,6 +25,7 @@ from vera_controller.state_machine import Cause, Event, State, StateMachine
 from vera_core.clocks import NS_PER_S, MonotonicClock, ns_to_seconds, seconds_to_ns
 
 if TYPE_CHECKING:
+    from vera_controller.waypoints import Route
     from vera_core.chunk import ActionChunk
     from vera_core.clocks import Clock
     from vera_core.contract import Contract
@@ -47,7 +54,10 @@ class Setpoint:
 
 @dataclass(frozen=True)
 class ControllerStatus:
-    """As vera_msgs/ControllerStatus; times in seconds."""
+    """As vera_msgs/ControllerStatus; times in seconds.
+
+    `limited` says in words what of the plan being executed is done less than asked.
+    """
 
     state: State
     reason: str
@@ -62,6 +72,16 @@ class ControllerStatus:
     last_rejection: str
     goal_time: float = 0.0
     idle_fraction: float = 0.0
+    limited: str = ''
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A chunk that may be executed from its anchor; it arrived at `now_ns`."""
+
+    chunk: ActionChunk
+    now_ns: int
+    anchor: Anchor
 
 
 class Controller:
@@ -91,7 +111,9 @@ class Controller:
         self._period = contract.control.period
         self._period_ns = contract.control.period_ns
         self._measured = Measurement(contract, self.limits, self._clock, lockstep)
-        self._filter = SafetyFilter(self.limits, max_dt=LATE_PERIODS * self._period)
+        self._filter = SafetyFilter(
+            self.limits, max_dt=LATE_PERIODS * self._period, guard=make_guard(contract)
+        )
         self._queue = ChunkQueue(contract, self._measured.history)
         self._machine = StateMachine()
         self._home: HomeMotion | None = None
@@ -99,6 +121,7 @@ class Controller:
         # Appending needs no lock: that is what `stop` and `estop` do, and nothing else.
         self._requests: deque[tuple[Event, str]] = deque()
         self._waiting: tuple[ActionChunk, int] | None = None
+        self._limited: tuple[str, ...] = ()
         self._known_goal = 0
         self._last_now: int | None = None
         self._last_tick: int | None = None
@@ -175,7 +198,8 @@ class Controller:
                     self._machine.handle(Event.FINISH, reason)
                 if self._machine.holds_for(Cause.PLAN):
                     self._machine.handle(Event.RESUME, reason)
-            self._retry()
+            ready = self._retry()
+        self._execute(ready)
 
     def on_chunk(self, chunk: ActionChunk, now_ns: int) -> str | None:
         """Take over a chunk that arrived at `now_ns`.
@@ -187,7 +211,8 @@ class Controller:
         """
         with self._lock:
             self._drain()
-            return self._take(chunk, now_ns)
+            ready = self._take(chunk, now_ns)
+        return self._execute(ready)
 
     def on_state(self, state: RobotState) -> str | None:
         """Note a measured state; what is wrong with it or with the robot, or None."""
@@ -208,8 +233,9 @@ class Controller:
                 problem = self._measured.not_following()
             if problem and self._machine.may_move:
                 self._halt(Event.STOP, problem)
-            self._retry()
-            return problem
+            ready = self._retry()
+        self._execute(ready)
+        return problem
 
     def on_bad_state(self, problem: str) -> None:
         """A joint state came that cannot be used at all; `problem` in words."""
@@ -262,6 +288,7 @@ class Controller:
                 last_rejection=self._last_rejection,
                 goal_time=self._goal_time,
                 idle_fraction=self._idle_time / self._goal_time if self._goal_time else 0.0,
+                limited='; '.join(self._limited) if stamp is not None else '',
             )
 
     @property
@@ -329,7 +356,8 @@ class Controller:
             return f'the controller holds: {machine.reason}'
         return self._measured.stale()
 
-    def _take(self, chunk: ActionChunk, now_ns: int) -> str | None:
+    def _take(self, chunk: ActionChunk, now_ns: int) -> _Ready | str | None:
+        """A chunk that may be executed, None if it waits, or why it is refused."""
         self._waiting = None
         problem = self._cannot_move()
         if problem is None and self._home is not None:
@@ -342,26 +370,48 @@ class Controller:
                 if self._must_wait(chunk, now_ns):
                     self._waiting = (chunk, now_ns)
                     return None
-                problem = self._take_hold()
-                if problem is None:
-                    self._offer(chunk, self._arrival(now_ns))
-                    self._machine.handle(Event.RUN, f'executing goal {chunk.goal_id}')
-                    return None
+                return _Ready(chunk, now_ns, self._queue.anchor(chunk))
             except ChunkRefusedError as refused:
                 problem = str(refused)
         return self._refuse(problem)
 
-    def _offer(self, chunk: ActionChunk, now_ns: int) -> None:
-        hold = self._filter.positions
+    def _execute(self, ready: _Ready | str | None) -> str | None:
+        """Without the lock: inverse kinematics takes longer than a tick may wait."""
+        if not isinstance(ready, _Ready):
+            return ready
+        chunk, route, implausible = ready.chunk, None, None
         try:
-            self._queue.offer(chunk, now_ns, hold)
-        except ImplausibleChunkError as implausible:
-            if not self.lockstep:
-                raise  # the robot holds until the next plan; in lock-step time would stand still
-            self._refuse(str(implausible))
-            self._queue.offer(chunk, now_ns, hold, still=True)
+            route = self._queue.solve(chunk, ready.anchor)
+        except ImplausibleChunkError as error:
+            implausible = str(error)
+        with self._lock:
+            self._drain()
+            problem = self._cannot_move()
+            if problem is None and self._home is not None:
+                problem = 'the robot is moving home'
+            if problem is None and route is None and not self.lockstep:
+                problem = implausible  # the robot holds until the next plan
+            if problem is None:
+                problem = self._take_hold()
+            if problem is None:
+                try:
+                    self._offer(ready, route)
+                except ChunkRefusedError as refused:
+                    problem = str(refused)
+                else:
+                    if implausible is not None:
+                        # In lock-step time would stand still; so the robot does, for its time.
+                        self._refuse(implausible)
+                    return None
+            return self._refuse(problem)
+
+    def _offer(self, ready: _Ready, route: Route | None) -> None:
+        arrival, hold = self._arrival(ready.now_ns), self._filter.positions
+        splice = self._queue.offer(ready.chunk, arrival, hold, still=route is None, route=route)
+        self._limited = splice.notes
         if not self._pursuing:
             self._pursuing, self._goal_time, self._idle_time = True, 0.0, 0.0
+        self._machine.handle(Event.RUN, f'executing goal {ready.chunk.goal_id}')
 
     def _refuse(self, problem: str) -> str:
         self._rejected += 1
@@ -383,11 +433,12 @@ class Controller:
         covered = seconds_to_ns(self._queue.remaining(newest or now_ns))
         return lead > 0 and (self.lockstep or lead <= max(LEAD_NS, covered))
 
-    def _retry(self) -> None:
-        if self._waiting is not None:
-            chunk, arrival = self._waiting
-            # What it fades from is the target of now, however early it came.
-            self._take(chunk, max(arrival, self._measured.stamp or arrival))
+    def _retry(self) -> _Ready | str | None:
+        if self._waiting is None:
+            return None
+        chunk, arrival = self._waiting
+        # What it fades from is the target of now, however early it came.
+        return self._take(chunk, max(arrival, self._measured.stamp or arrival))
 
     def _take_hold(self) -> str | None:
         """Make sure that the filter starts from where the robot is; what prevents that, or None."""
@@ -395,8 +446,13 @@ class Controller:
         if measured is None:
             return 'no joint state is known yet'
         away = np.abs(measured - safety.positions) > MOVED_S * self.limits.velocity
-        if safety.started and not (safety.at_rest and away.any()):
+        gripper = self.limits.gripper
+        assert gripper is not None
+        if safety.started and not (safety.at_rest and (away & ~gripper).any()):
             return None
+        if safety.started:
+            # Fingers are where the thing is that they hold: they go on pressing.
+            measured = np.where(gripper, safety.positions, measured)
         try:
             safety.start(measured)
         except SafetyError as error:
@@ -409,6 +465,7 @@ class Controller:
         self._queue.clear()
         self._home = None
         if moved:
+            self._queue.forget()
             self._filter.release()
         if self.lockstep or self._queue.goal_id is None:
             self._machine.handle(Event.FINISH, reason)

@@ -40,6 +40,6 @@ def from_rest(chunk: ActionChunk, history: StateHistory, limits: Limits) -> Acti
         moved = np.abs(history.at(newest) - history.at(chunk.stamp))
     except HistoryError:
         return chunk  # the queue says what is wrong with it
-    if (moved > STOOD_S * limits.velocity).any():
+    if ((moved > STOOD_S * limits.velocity) & ~np.asarray(limits.gripper)).any():
         return chunk
     return replace(chunk, stamp=newest)

@@ -104,6 +104,7 @@ class Measurement:
         if self.stamp is None or self.stamp < oldest:
             return None
         lag = np.abs(self.positions - self._sent.at(min(self.stamp, newest)))
+        lag[self._limits.gripper] = 0.0  # it stops where the thing is that it grips
         far = np.flatnonzero(lag > FOLLOW_S * self._limits.velocity)
         if not far.size:
             return None
@@ -128,6 +129,7 @@ class Measurement:
             return News.BACK, f'the stamps of the joint states went back by {back:.1f} s'
         moved = np.abs(positions - self.positions)
         seconds = min(ns_to_seconds(step), self.watchdog.timeout) + JUMP_S
+        moved[self._limits.gripper] = 0.0  # what it held may have gone
         far = np.flatnonzero(moved > seconds * self._limits.velocity)
         if not far.size:
             return News.NORMAL, ''
