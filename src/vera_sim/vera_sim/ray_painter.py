@@ -440,8 +440,8 @@ def _table_depth(
 
 
 @lru_cache(maxsize=16)
-def _wood(colour: tuple[float, float, float], seed: int, width: int, height: int) -> Single:
-    """Planks with grain, float32 [height, width, 3]."""
+def _wood(seed: int, width: int, height: int) -> Single:
+    """Planks with grain: brightness around 1, float32 [height, width]."""
     rng = np.random.default_rng([17, seed])
     # Grain runs along the columns: noise that is long in one direction, in two sizes.
     tone = np.zeros((height, width), np.float32)
@@ -458,16 +458,16 @@ def _wood(colour: tuple[float, float, float], seed: int, width: int, height: int
         cut = int(rng.integers(height // 5, 4 * height // 5))
         tone[cut : cut + 2, a:b] -= 0.14
         tone[cut:, a:b] += rng.normal() * 0.03 * (i % 2 + 1)
-    return np.clip(np.asarray(colour, np.float32) * (1 + tone[..., None]), 0, 255)
+    return 1 + tone
 
 
-@lru_cache(maxsize=4)
-def _tiles(colour: tuple[float, float, float]) -> Single:
+@lru_cache(maxsize=1)
+def _tiles() -> Single:
+    """A tiled floor: brightness around 1, float32 [400, 400]."""
     rng = np.random.default_rng(5)
     noise = cv2.resize(rng.normal(size=(40, 40)).astype(np.float32), (400, 400))
     lines = ((np.indices((400, 400)) % 50) < 2).any(0)
-    tone = 1 + 0.06 * noise - 0.18 * lines
-    return (np.asarray(colour, np.float32) * tone[..., None]).astype(np.float32)
+    return np.asarray(1 + 0.06 * noise - 0.18 * lines, np.float32)
 
 
 @lru_cache(maxsize=8)
@@ -494,18 +494,19 @@ def _background(
         place = np.array([[0.02, 0, -3.7], [0, 0.02, -4.0], [0, 0, 1]])
         H = _plane_matrix(camera, pose, FLOOR_HEIGHT) @ place
         warped = cv2.warpPerspective(
-            _tiles(look.floor), H, (width, height), flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT, borderValue=tuple(look.floor),
+            _tiles(), H, (width, height), flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT, borderValue=1.0,
         )
-        out[floor] = warped[floor]
+        out[floor] = warped[floor, None] * np.asarray(look.floor, np.float32)
     x0, x1, y0, y1 = table
     columns, rows = round((y1 - y0) * _TEXELS), round((x1 - x0) * _TEXELS)
     place = np.array([[0, 1 / _TEXELS, x0], [1 / _TEXELS, 0, y0], [0, 0, 1]])
     H = _plane_matrix(camera, pose, 0.0) @ place
-    wood = _wood(look.wood, look.wood_seed, columns, rows)
-    warped = cv2.warpPerspective(wood, H, (width, height), flags=cv2.INTER_AREA)
+    warped = cv2.warpPerspective(
+        _wood(look.wood_seed, columns, rows), H, (width, height), flags=cv2.INTER_LINEAR
+    )
     cover = np.isfinite(_table_depth(camera, pose, table))
-    out[cover] = warped[cover]
+    out[cover] = warped[cover, None] * np.asarray(look.wood, np.float32)
     out *= light * (AMBIENT + (1 - AMBIENT) * look.light[2])
     return out
 
