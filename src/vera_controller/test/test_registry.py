@@ -11,14 +11,13 @@ def make(name, contract):
 
 
 def test_an_unknown_robot_is_named_with_those_there_are(contract):
-    with pytest.raises(RobotError, match="unknown robot 'spot'; known: topic"):
+    with pytest.raises(RobotError, match="unknown robot 'spot'; known: fake_arm, joint_tr"):
         make('spot', contract)
 
 
-@pytest.mark.parametrize('name', ['franky', 'allegro'])
-def test_robots_to_come_are_not_there_yet_and_say_so(contract, name):
-    with pytest.raises(RobotError, match=f"{name}' is planned but not part of this release"):
-        make(name, contract)
+def test_robots_to_come_are_not_there_yet_and_say_so(contract):
+    with pytest.raises(RobotError, match="allegro' is planned but not part of this release"):
+        make('allegro', contract)
 
 
 @pytest.mark.parametrize('module', ['controller', 'registry', 'nodes.controller_node'])

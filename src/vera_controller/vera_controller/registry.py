@@ -6,16 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from vera_core.contract import Contract
     from vera_core.seams import Robot, RobotState
 
 ROBOTS = {
+    'fake_arm': 'vera_controller.robots.fake_robot:fake_arm',
+    'joint_trajectory': 'vera_controller.nodes.joint_trajectory_robot:JointTrajectoryRobot',
+    'panda_fer': 'vera_controller.robots.panda_fer:panda_fer',
+    'panda_franky': 'vera_controller.robots.franky:panda_franky',
     'topic': 'vera_controller.nodes.topic_robot:TopicRobot',
 }
+# Whose set-points and states are ROS topics: they get `ros`, the others `address`.
+TOPIC_ROBOTS = ('joint_trajectory', 'topic')
 #: On the way, in a later release: named here only so that the error can say so.
-LATER = ('franky', 'allegro')
+LATER = ('allegro',)
 
 
 class RobotError(ValueError):
@@ -28,7 +34,9 @@ def make_robot(
     *,
     on_state: Callable[[RobotState], Any],
     on_bad_state: Callable[[str], Any],
-    **options: Any,
+    on_fault: Callable[[str], Any] | None = None,
+    ros: Mapping[str, Any] | None = None,
+    address: str = '',
 ) -> Robot:
     """The robot of this name, not yet connected.
 
@@ -37,10 +45,13 @@ def make_robot(
         contract: its joints and limits.
         on_state: called with every measured state, maybe from another thread.
         on_bad_state: called with what is wrong with a state that cannot be used.
-        options: the robot's own; `topic` needs `node`.
+        on_fault: called with what keeps the robot from moving, maybe from another thread and more
+            than once; `on_bad_state` unless given.
+        ros: for robots that are ROS topics: `node`, `reliable`, `callback_group`.
+        address: of a robot with an address; the contract's unless given.
 
     Raises:
-        RobotError: an unknown name.
+        RobotError: an unknown name, or a contract that does not fit the robot.
     """
     known = ', '.join(sorted(ROBOTS))
     if name in LATER:
@@ -50,9 +61,14 @@ def make_robot(
     if name not in ROBOTS:
         raise RobotError(f'unknown robot {name!r}; known: {known}')
     module, _, attribute = ROBOTS[name].partition(':')
-    robot_class = getattr(importlib.import_module(module), attribute)
-    robot: Robot = robot_class(contract, on_state=on_state, on_bad_state=on_bad_state, **options)
+    make = getattr(importlib.import_module(module), attribute)
+    options: dict[str, Any] = {'on_state': on_state, 'on_bad_state': on_bad_state}
+    if name in TOPIC_ROBOTS:
+        options |= ros or {}
+    else:
+        options |= {'address': address, 'on_fault': on_fault or on_bad_state}
+    robot: Robot = make(contract, **options)
     return robot
 
 
-__all__ = ['LATER', 'ROBOTS', 'RobotError', 'make_robot']
+__all__ = ['LATER', 'ROBOTS', 'TOPIC_ROBOTS', 'RobotError', 'make_robot']

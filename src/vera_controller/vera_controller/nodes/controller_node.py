@@ -12,15 +12,16 @@ from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
+from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
 from vera_controller.controller import Controller, ControllerStatus
-from vera_controller.registry import make_robot
+from vera_controller.registry import TOPIC_ROBOTS, RobotError, make_robot
 from vera_controller.state_machine import State
 from vera_core.chunk import ChunkError
 from vera_core.nodes.base import ERROR, OK, WARN, VeraNode, run_node
-from vera_core.nodes.convert import chunk_from_msg, stamp_to_msg
-from vera_core.nodes.qos import CHUNK, LATCHED
+from vera_core.nodes.convert import chunk_from_msg, joints_to_msg, stamp_to_msg
+from vera_core.nodes.qos import CHUNK, LATCHED, STATE
 from vera_core.seams import RobotState
 from vera_msgs.msg import ActionChunk as ActionChunkMsg
 from vera_msgs.msg import ControllerStatus as ControllerStatusMsg
@@ -51,14 +52,24 @@ class ControllerNode(VeraNode):
         # Ticks in a group of their own: they never wait for a callback, however many threads spin.
         self._ticking = MutuallyExclusiveCallbackGroup()
         self._listening = MutuallyExclusiveCallbackGroup()
-        options = {'node': self, 'reliable': self._lockstep, 'callback_group': self._listening}
+        address = self.param('robot_ip', '', "of a robot that has one; empty: the contract's")
+        if self._lockstep and name not in TOPIC_ROBOTS:
+            raise RobotError(
+                f'robot {name!r} cannot wait for a planner; lock-step is for simulation'
+            )
         self.robot = make_robot(
             name,
             self.contract,
             on_state=self._on_state,
             on_bad_state=self._on_bad_state,
-            **options,
+            on_fault=self.controller.stop,
+            ros={'node': self, 'reliable': self._lockstep, 'callback_group': self._listening},
+            address=address,
         )
+        # Nobody else says where a robot is that is no ROS topic.
+        self._states = None
+        if name not in TOPIC_ROBOTS:
+            self._states = self.create_publisher(JointState, 'joint_states', STATE)
         self._statuses = self.create_publisher(ControllerStatusMsg, 'controller_status', LATCHED)
         self._announced: tuple[State, str] | None = None
         self._unanswered: int | None = None
@@ -125,6 +136,11 @@ class ControllerNode(VeraNode):
 
     def _on_state(self, state: RobotState) -> None:
         with self.monitor('joint_states'):
+            if self._states is not None:
+                names = self.contract.joint_names
+                self._states.publish(
+                    joints_to_msg(names, state.positions, state.stamp, state.velocities)
+                )
             self.controller.on_state(state)
             self._unanswered = state.stamp
             self._answer()

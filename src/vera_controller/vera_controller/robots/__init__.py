@@ -1,0 +1,1 @@
+"""Robots that are reached without ROS, behind the Robot seam."""

@@ -1,0 +1,211 @@
+"""A Franka Emika Robot (FER, the Panda) through panda-python, which speaks libfranka 0.9.
+
+Its joint position controller (an impedance, 1 kHz in its C++) takes a position and a velocity at
+each set-point, and holds the last one when set-points stay away; it is ended when a motion is over.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vera_controller.limits import Vector
+from vera_controller.registry import RobotError
+from vera_controller.robots.arm import (
+    FER_LIMITS,
+    JOINTS,
+    ArmRobot,
+    LinkError,
+    Reading,
+    has_hand,
+    need_address,
+)
+from vera_controller.robots.franky import HAND, WAITING, load, names, plain, refused
+from vera_controller.robots.gripper import GripperLink
+
+if TYPE_CHECKING:
+    from vera_core.contract import Contract, RobotSpec
+
+FORCES = 6
+# Words of libfranka where panda-python has one type for every error.
+LOST = ('connection', 'udp', 'tcp', 'socket')
+# Reads without a set-point after which a motion is over.
+REST_READS = 50
+
+log = logging.getLogger(__name__)
+
+
+class PandaGripper:
+    """The hand; blocks in C++, without holding Python up."""
+
+    def __init__(self, hand: Any) -> None:
+        self._hand = hand
+
+    def measure(self) -> tuple[float, bool]:
+        """Opening of one finger [m], and whether something is held."""
+        state = self._hand.read_once()
+        return state.width / 2, bool(state.is_grasped)
+
+    def move(self, opening: float, speed: float) -> bool:
+        """Blocks until it is there."""
+        return bool(self._hand.move(2.0 * opening, 2.0 * speed))
+
+    def grasp(self, speed: float, force: float) -> bool:
+        """Blocks until it holds something, of any width, or is closed."""
+        return bool(self._hand.grasp(0.0, 2.0 * speed, float(force), HAND, HAND))
+
+
+class PandaLink:
+    """One connection to the arm.
+
+    Args:
+        address: IP address or host name.
+        spec: thresholds, realtime.
+        hand: whether there is a gripper.
+    """
+
+    low, high = FER_LIMITS
+
+    def __init__(self, address: str, spec: RobotSpec, hand: bool = True) -> None:
+        self._address = address
+        self._spec = spec
+        self._hand = hand
+        self._library: Any = None
+        self._panda: Any = None
+        self._controller: Any = None
+        self._idle = 0
+        self._lost = False
+
+    def open(self) -> GripperLink | None:
+        """Connect to arm and hand; set the collision thresholds."""
+        self._library = load('panda_fer')
+        self._connect()
+        if not self._hand:
+            return None
+        try:
+            hand = self._library.libfranka.Gripper(self._address)
+            if (most := hand.read_once().max_width) < HAND / 2:
+                log.warning('gripper: its largest opening is %.3f m; home it in Desk', most)
+        except Exception as error:
+            raise RobotError(
+                f'{self._address} has no gripper that answers ({plain(error)}); if it has none, '
+                'write robot.gripper: false'
+            ) from error
+        return PandaGripper(hand)
+
+    def read(self) -> Reading:
+        """The newest state; what went wrong meanwhile is raised."""
+        panda = self._panda
+        if panda is None or self._lost:
+            raise LinkError('the connection to the arm is lost')
+        try:
+            panda.refresh_state()
+            state = panda.get_state()
+            mode, errors = state.robot_mode.name.removeprefix('k'), names(state.current_errors)
+            if mode in WAITING:
+                raise LinkError(WAITING[mode], recoverable=False)
+            if mode == 'Reflex' or errors:
+                raise LinkError(f'reflex of the arm: {", ".join(errors) or "no error is named"}')
+            panda.raise_error()
+            self._rest()
+        except LinkError:
+            self._controller = None
+            raise
+        except Exception as error:
+            self._controller = None
+            text = plain(error)
+            self._lost = any(word in text.lower() for word in LOST)
+            lost = 'the connection to the arm is lost: ' if self._lost else ''
+            raise LinkError(lost + text) from error
+        return Reading(np.array(state.q), np.array(state.dq), np.array(state.q_d))
+
+    def begin(self) -> None:
+        """Start the controller where the arm is."""
+        if self._controller is not None:
+            return
+        try:
+            controller = self._library.controllers.JointPosition()
+            self._panda.start_controller(controller)
+        except Exception as error:
+            raise LinkError(plain(error)) from error
+        self._controller, self._idle = controller, 0
+
+    def move(self, target: Vector, velocity: Vector, forward: Vector) -> None:
+        """A new position and velocity for the controller."""
+        self._idle = 0
+        self._steer(target, forward)
+
+    def halt(self) -> None:
+        """Hold where the arm is now."""
+        if self._panda is not None and not self._lost:
+            self._steer(np.array(self._panda.get_state().q), np.zeros(JOINTS))
+
+    def recover(self) -> None:
+        """Clear the arm's error; a lost connection is made anew."""
+        self._controller = None
+        try:
+            if self._panda is None or self._lost:
+                self._connect()
+            self._panda.recover()
+        except Exception as error:
+            raise LinkError(plain(error)) from error
+
+    def close(self) -> None:
+        """End the controller and disconnect."""
+        if self._panda is None:
+            return
+        try:
+            self.halt()
+            self._panda.stop_controller()
+        except Exception as error:
+            log.warning('closing the arm: %s', plain(error))
+        self._panda = self._controller = None
+
+    def _connect(self) -> None:
+        library, spec = self._library, self._spec
+        ignore = spec.realtime == 'ignore'
+        kinds = library.libfranka.RealtimeConfig
+        if ignore:
+            log.warning('robot.realtime is ignore: without PREEMPT_RT motions may be aborted')
+        elif not library.libfranka.has_realtime_kernel():
+            raise RobotError(
+                'the kernel has no PREEMPT_RT: install one, with rtprio limits, or write '
+                'robot.realtime: ignore (for tests: motions may be aborted)'
+            )
+        torque, force = float(spec.torque_threshold), float(spec.force_threshold)
+        try:
+            panda = library.Panda(
+                self._address, realtime_config=kinds.kIgnore if ignore else kinds.kEnforce
+            )
+            panda.get_robot().set_collision_behavior(
+                [torque] * JOINTS, [torque] * JOINTS, [force] * FORCES, [force] * FORCES
+            )
+        except Exception as error:
+            raise refused(self._address, error) from error
+        self._panda, self._lost = panda, False
+
+    def _steer(self, position: Vector, velocity: Vector) -> None:
+        try:
+            if self._controller is not None:
+                self._controller.set_control(position, velocity)
+        except Exception as error:
+            raise LinkError(plain(error)) from error
+
+    def _rest(self) -> None:
+        """End the controller of a motion that is over: the arm holds itself from then on."""
+        self._idle += 1
+        if self._controller is not None and self._idle > REST_READS:
+            self._panda.stop_controller()
+            self._controller = None
+
+
+def panda_fer(contract: Contract, *, address: str = '', **options: Any) -> ArmRobot:
+    """Robot `panda_fer`: a Panda with server version 5 (system 4.2.1 and later)."""
+    spec = contract.robot
+    link = PandaLink(need_address(spec, address), spec, has_hand(contract))
+    return ArmRobot(contract, link, **options)
+
+
+__all__ = ['PandaGripper', 'PandaLink', 'panda_fer']
