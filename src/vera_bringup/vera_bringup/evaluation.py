@@ -40,6 +40,7 @@ class EvaluationOptions:
         coverage: share of PushT's goal that counts as success; the contract's if None.
         task: of the Panda's; '' for the contract's.
         colours: of the Panda's cubes: training, held_out or all; '' for the contract's.
+        discs: on the finger's table, if not the contract's.
     """
 
     planner: str = ''
@@ -59,6 +60,7 @@ class EvaluationOptions:
     coverage: float | None = None
     task: str = ''
     colours: str = ''
+    discs: int | None = None
 
 
 def evaluation_contract(
@@ -67,6 +69,7 @@ def evaluation_contract(
     coverage: float | None = None,
     task: str = '',
     colours: str = '',
+    discs: int | None = None,
 ) -> Contract:
     """The contract of an embodiment, with what was asked for in place of its own.
 
@@ -76,6 +79,7 @@ def evaluation_contract(
         coverage: share of the goal that counts as success, 0..1.
         task: of the simulated Panda.
         colours: of its cubes.
+        discs: on the simulated finger's table.
 
     Raises:
         ContractError: it cannot be used.
@@ -87,8 +91,13 @@ def evaluation_contract(
 
         contract = contract_with_joints(contract, joints)
     for name, value in (('task', task), ('colours', colours)):
-        if value:
-            contract = _with_option(contract, name, value)
+        if not value:
+            continue
+        if contract.sim is None or name not in contract.sim.options:
+            raise ValueError(
+                f'embodiment {contract.embodiment!r} has no choice of {name}; leave --{name} out'
+            )
+        contract = _with_option(contract, name, value)
     if coverage is None:
         return contract
     if contract.sim is None or 'success' not in contract.sim.options:
@@ -98,17 +107,16 @@ def evaluation_contract(
         )
     if not 0 < coverage <= 1:
         raise ValueError(f'--coverage is {coverage:g}; it lies above 0 and is at most 1')
-    options = {**contract.sim.options, 'success': coverage}
-    return replace(contract, sim=replace(contract.sim, options=options))
+    return _with_option(contract, 'success', coverage)
 
 
-def _with_option(contract: Contract, name: str, value: str) -> Contract:
-    if contract.sim is None or name not in contract.sim.options:
-        raise ValueError(
-            f'embodiment {contract.embodiment!r} has no choice of {name}; leave --{name} out'
-        )
-    options = {**contract.sim.options, name: value}
-    return replace(contract, sim=replace(contract.sim, options=options))
+def _with_option(contract: Contract, name: str, value: Any) -> Contract:
+    assert contract.sim is not None
+    sim = replace(contract.sim, options={**contract.sim.options, name: value})
+    changed = replace(contract, sim=sim)
+    # Where relative paths start: what `replace` does not take over.
+    object.__setattr__(changed, 'folder', contract.folder)
+    return changed
 
 
 def episode_frames(contract: Contract, options: EvaluationOptions) -> int:

@@ -69,13 +69,13 @@ def measure(
         rng = np.random.default_rng(mix(seed, index))
         asked, *questions = _questions(env, rng)
         now = canvas.tile({camera.name: env.render()}, contract)
-        future = [
-            canvas.tile({camera.name: image}, contract)
-            for image in env.expert_rollout(asked, contract.video.look_ahead)
-        ]
         rightly, wrongly, nothing = (
             planner.plan(now[None], words, seed=index).frames for words in questions
         )
+        future = [
+            canvas.tile({camera.name: image}, contract)
+            for image in env.expert_rollout(asked, len(rightly))
+        ]
         for frames, scores in ((rightly, right), (wrongly, wrong)):
             scores.append([psnr(a, b) for a, b in zip(frames, future, strict=True)])
         moving.append(plan_motion(now, rightly[-1]))

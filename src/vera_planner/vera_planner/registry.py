@@ -66,8 +66,6 @@ def make_planner(
         return WanPlanner.load(read_wan_options(chosen), contract, steps=steps, threads=threads)
     if name != 'compact':
         raise ValueError(f'unknown planner {name!r}; known: {", ".join(PLANNERS)}')
-    from vera_planner.compact import STEPS, CompactPlanner
-
     ref: CheckpointRef | str | None = checkpoint or contract.defaults.planner_checkpoint
     if ref is None:
         raise ValueError(
@@ -76,12 +74,19 @@ def make_planner(
         )
     info = planner_checkpoint(ref)
     check_contract(info, contract.visual_fields())
-    return CompactPlanner.load(
-        info,
-        contract.video.frame_period,
-        (contract.canvas.height, contract.canvas.width),
-        threads=threads,
-        steps=STEPS if steps is None else steps,
+    canvas = (contract.canvas.height, contract.canvas.width)
+    period = contract.video.frame_period
+    if info.config.get('kind') == 'pieces':
+        from vera_planner import pieces
+
+        return pieces.PiecesPlanner.load(
+            info, contract.visual_fields(), period, canvas, threads=threads,
+            steps=pieces.STEPS if steps is None else steps,
+        )  # fmt: skip
+    from vera_planner import compact
+
+    return compact.CompactPlanner.load(
+        info, period, canvas, threads=threads, steps=compact.STEPS if steps is None else steps
     )
 
 

@@ -105,7 +105,7 @@ def analytic_flow(
     at: Float = (pixels.astype(np.float64) + 0.5) * scale
     motion = np.zeros((size, size, 2))
     on_block = _in_block(at, before.block)
-    local = _to_block(at, before.block)
+    local = to_block(at, before.block)
     motion[on_block] = (to_world(local, after.block) - at)[on_block]
     # The block is drawn over the pusher.
     on_pusher = _in_pusher(at, before) & ~on_block
@@ -117,14 +117,15 @@ def analytic_flow(
     return (motion / scale).astype(np.float32), inside & ~hidden
 
 
-def _to_block(points: Float, pose: Float) -> Float:
+def to_block(points: Float, pose: Float) -> Float:
+    """Points [..., 2] of the table in the frame of a block at a pose (x, y, angle)."""
     c, s = np.cos(pose[2]), np.sin(pose[2])
     local: Float = (points - pose[:2]) @ np.array([[c, -s], [s, c]])
     return local
 
 
 def _in_block(points: Float, pose: Float) -> NDArray[np.bool_]:
-    x, y = np.moveaxis(_to_block(points, pose), -1, 0)
+    x, y = np.moveaxis(to_block(points, pose), -1, 0)
     edge = float(_BORDER)
     bar = (np.abs(x) <= 60 + edge) & (y >= -edge) & (y <= 30 + edge)
     stem = (np.abs(x) <= 15 + edge) & (y >= 30 - edge) & (y <= 120 + edge)

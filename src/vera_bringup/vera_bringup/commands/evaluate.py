@@ -32,7 +32,8 @@ def run(
     """Evaluate and print; the last line is JSON if asked for."""
     try:
         contract = evaluation_contract(
-            embodiment, options.joints, options.coverage, options.task, options.colours
+            embodiment, options.joints, options.coverage, options.task, options.colours,
+            options.discs,
         )
         results: Iterator[EpisodeResult]
         if ros:
@@ -54,6 +55,7 @@ def run(
         'mode': options.mode,
         'seed': options.seed,
         'held_out': options.held_out,
+        'discs': contract.sim.options.get('discs') if contract.sim is not None else None,
         'ros': ros,
         'frames': episode_frames(contract, options),
         'seconds': round(time.perf_counter() - begin, 1),

@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def planner(
     width: int,
     depth: int,
     layers: int,
-    steps: int,
+    steps: int | None,
     rate: float,
     drop_history: float,
     shares: str,
@@ -59,6 +60,11 @@ def planner(
     from vera_core.contract import load_contract
 
     _show_progress()
+    if kind == 'pieces':
+        _pieces(
+            embodiments, as_json, out, data, clips, steps, shares, name, seed, threads, resume
+        )
+        return
     try:
         contracts = [load_contract(embodiment) for embodiment in embodiments]
         parts = [float(part) for part in shares.split(',') if part]
@@ -88,7 +94,7 @@ def planner(
             out=out,
             shares=tuple(parts),
             name=name or '_'.join(['compact', *(c.embodiment for c in contracts)]),
-            steps=steps,
+            steps=steps or 11500,
             lr=rate,
             seed=seed,
             threads=threads,
@@ -97,6 +103,53 @@ def planner(
             noise=NoiseConfig(drop_history=drop_history),
         )
         info = main_train(config, _command(), resume=resume)
+    except (ValueError, OSError) as error:
+        raise CommandError(str(error)) from error
+    print(f'{info.path}: {info.short_hash}')
+    if as_json:
+        print(json.dumps({'checkpoint': str(info.path), **info.training['metrics']}))
+
+
+def _pieces(
+    embodiments: list[str],
+    as_json: bool,
+    out: Path,
+    data: Path,
+    clips: int,
+    steps: int | None,
+    shares: str,
+    name: str,
+    seed: int,
+    threads: int,
+    resume: bool,
+) -> None:
+    """Train one pieces planner for all `embodiments`, corrections included."""
+    from vera_bringup.piece_corrections import Corrections
+    from vera_bringup.piece_videos import write_piece_videos
+    from vera_core.contract import load_contract
+
+    try:
+        contracts = {c.embodiment: c for c in map(load_contract, embodiments)}
+        folders = {name: data / f'{name}_pieces_s{seed}' for name in contracts}
+        for embodiment, contract in contracts.items():
+            folder = folders[embodiment]
+            write_piece_videos(contract, folder / 'held_out', 500, 500, seed + HELD_OUT_SEED)
+            write_piece_videos(contract, folder / 'train', clips, 6000, seed)
+        from vera_planner.pieces_training import PiecesTraining, main_train
+
+        config = PiecesTraining(
+            data={name: folder / 'train' for name, folder in folders.items()},
+            held_out={name: folder / 'held_out' for name, folder in folders.items()},
+            out=out,
+            shares=tuple(float(part) for part in shares.split(',') if part),
+            name=name or '_'.join(['pieces', *contracts]),
+            seed=seed,
+            threads=threads,
+        )
+        if steps is not None:
+            config = replace(config, steps=steps)
+        hook = Corrections(contracts['pusht'], clips, seed) if 'pusht' in contracts else None
+        info = main_train(config, _command(), resume=resume, hook=hook)
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
     print(f'{info.path}: {info.short_hash}')

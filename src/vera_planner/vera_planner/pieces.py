@@ -1,0 +1,181 @@
+"""The pieces planner: it imagines how the pieces of a picture move, and paints that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vera_core.checkpoint import CheckpointInfo
+from vera_core.seams import Image, Plan
+from vera_planner.compact import PlannerError, default_threads, to_frames, to_signal
+from vera_planner.pieces_network import (
+    PiecesConfig,
+    PiecesNetwork,
+    check_canvas,
+    compose,
+    read_poses,
+)
+from vera_planner.text import shared_encoder
+
+STEPS = 8
+
+
+class PiecesPlanner:
+    """VideoPlanner over a trained `PiecesNetwork`; one network serves several embodiments.
+
+    Args:
+        network: the trained network, in evaluation mode.
+        embodiment: which of the network's.
+        frame_period: seconds between frames.
+        canvas: height and width of the frames, multiples of 16 px.
+        checkpoint_hash: first 16 hex digits of the weights' SHA-256.
+        steps: sampling steps of the motions; they cost little.
+
+    Raises:
+        PlannerError: an embodiment that the network does not know, or no step.
+        ValueError: a canvas that does not fit.
+    """
+
+    planner_id = 'compact'
+
+    def __init__(
+        self,
+        network: PiecesNetwork,
+        embodiment: str,
+        frame_period: float,
+        canvas: tuple[int, int],
+        checkpoint_hash: str = '',
+        steps: int = STEPS,
+    ) -> None:
+        if steps < 1:
+            raise PlannerError(f'{steps} sampling steps; at least 1 is needed')
+        if embodiment not in network.config.pieces:
+            known = ', '.join(network.config.pieces)
+            raise PlannerError(f'no pieces of {embodiment!r} in this checkpoint; it knows {known}')
+        check_canvas(*canvas)
+        self.network = network.eval().requires_grad_(False)
+        self.embodiment = embodiment
+        self.frame_period = frame_period
+        self.canvas = canvas
+        self.checkpoint_hash = checkpoint_hash
+        self.steps = steps
+        self._moving = network.motion.of(embodiment).moving
+        self._encoder = shared_encoder()
+
+    @classmethod
+    def load(
+        cls,
+        info: CheckpointInfo,
+        fields: Mapping[str, Any],
+        frame_period: float,
+        canvas: tuple[int, int],
+        threads: int | None = None,
+        steps: int = STEPS,
+    ) -> PiecesPlanner:
+        """Build the network that the checkpoint describes and load its weights.
+
+        Args:
+            info: a planner's checkpoint that fits the contract.
+            fields: `contract.visual_fields()`: which of the checkpoint's embodiments this is.
+            frame_period: the contract's, s.
+            canvas: the contract's height and width.
+            threads: CPU threads of this process's torch; `default_threads` if None.
+            steps: sampling steps.
+        """
+        torch.set_num_threads(threads or default_threads())
+        config = PiecesConfig.from_dict(info.config)
+        network = PiecesNetwork(config)
+        network.load_state_dict(
+            {name: torch.from_numpy(array).float() for name, array in info.tensors().items()}
+        )
+        network.codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        plain = json.loads(json.dumps(fields))
+        ours = info.contract.get('any_of', [info.contract]).index(plain)
+        embodiment = list(config.pieces)[ours]
+        return cls(network, embodiment, frame_period, canvas, info.short_hash, steps)
+
+    @torch.inference_mode()
+    def plan(
+        self,
+        context: Image,
+        prompt: str,
+        *,
+        seed: int = 0,
+        warm_start: Any = None,
+        pending: Image | None = None,
+    ) -> Plan:
+        """Imagine what follows `context`, uint8 [T, H, W, 3]; the newest T <= N frames count.
+
+        `pending` frames, uint8 [P, H, W, 3], count with the context; the plan is painted from the
+        last of them. A black picture shows nothing, and nothing moves.
+
+        Raises:
+            PlannerError: no frame, frames of another size than the canvas, or a picture in which
+                not all moving pieces are found.
+        """
+        c = self.network.config
+        if context.ndim != 4 or len(context) == 0 or context.shape[1:] != (*self.canvas, 3):
+            raise PlannerError(
+                f'context has shape {context.shape}; expected [T >= 1, '
+                f"{self.canvas[0]}, {self.canvas[1]}, 3]: check the contract's canvas"
+            )
+        if pending is not None:
+            context = np.concatenate([context, pending])
+        context = context[-c.context :]
+        if not context[-1].any():
+            frames = np.repeat(context[-1:], c.look_ahead, axis=0)
+            return Plan(frames=frames, frame_period=self.frame_period)
+        pictures = to_signal(context)
+        masks, past, real, there = self.look(pictures)
+        text = torch.from_numpy(self._encoder(prompt))[None]
+        motion = self.network.motion
+        scene = motion.encode(
+            self.embodiment, past[None], torch.tensor([real]), there[None], text, self.canvas
+        )
+        moves = motion.sample(
+            self.embodiment, scene, self.steps, torch.Generator().manual_seed(seed)
+        )[0]
+        future = compose(pictures[-1], masks, past[-1], moves, self._moving)
+        return Plan(frames=to_frames(future), frame_period=self.frame_period)
+
+    def look(self, pictures: Tensor) -> tuple[Tensor, Tensor, int, Tensor]:
+        """What is where in pictures [T, 3, H, W] in -1..1, the last one the anchor.
+
+        Returns:
+            Masks [K, H, W] of the anchor; poses [N, K, 3] of the past, the first one repeated
+            where there are fewer than N; how many of them count; which pieces were found, [K].
+
+        Raises:
+            PlannerError: a moving piece is not in the anchor.
+        """
+        c, codec = self.network.config, self.network.codec
+        logits, votes = codec(pictures, self.embodiment)
+        masks = logits.sigmoid()
+        poses = read_poses(masks, votes)
+        found = masks.sum((2, 3)) >= codec.least(self.embodiment)
+        names = c.pieces[self.embodiment]
+        lost = [names[k] for k in self._moving if not found[-1, k]]
+        if lost:
+            raise PlannerError(
+                f'cannot find {", ".join(lost)} in the picture; check camera, canvas and light'
+            )
+        # Motion is known as far back as all that moves was seen.
+        seen = found[:, self._moving].all(1).flip(0).int().cumprod(0)
+        real = int(seen.sum())
+        past = poses[-real:].clone()
+        there = found[-1].clone()
+        for k in range(len(names)):
+            if k not in self._moving and found[:, k].any():
+                # What never moves is where it was seen, if something hides it now.
+                past[:, k] = poses[found[:, k], k].mean(0)
+                there[k] = True
+        turn = past[..., 2] - past[-1, :, 2]
+        past[..., 2] = past[-1, :, 2] + torch.atan2(turn.sin(), turn.cos())
+        if real < c.context:
+            past = torch.cat([past[:1].expand(c.context - real, -1, -1), past])
+        return masks[-1] * there[:, None, None], past, real, there
