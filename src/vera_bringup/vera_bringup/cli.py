@@ -192,6 +192,10 @@ def evaluate(
     colours: Annotated[
         str, typer.Option(help="of the Panda's cubes: training, held_out, all")
     ] = '',
+    discs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="on the finger's table; as many as the contract says", min=1, max=4),
+    ] = None,
     coverage: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(help="share of PushT's goal that counts as success: .738, .82 or .95"),
@@ -232,6 +236,7 @@ def evaluate(
         candidates=candidates,
         task=task,
         colours=colours,
+        discs=discs,
     )
     run(embodiment, options, ros, as_json, domain, namespace, runs)
 
@@ -377,23 +382,37 @@ def train_planner(
         'runs/train_planner'
     ),
     data: Annotated[
-        Path, typer.Option(help='parent of <embodiment>_videos_s<seed>/; made where missing')
+        Path, typer.Option(help='parent of the folders of clips or tracks; made where missing')
     ] = Path('data'),
     clips: Annotated[int, typer.Option(help='clips of each expert to train on', min=1)] = 12000,
-    network: Annotated[str, typer.Option(help='unet or transformer')] = 'unet',
-    width: Annotated[int, typer.Option(help='channels of the network', min=8)] = 96,
-    depth: Annotated[int, typer.Option(help='blocks per level or in all', min=1)] = 2,
-    layers: Annotated[int, typer.Option(help='pieces that move as wholes; 0: none', min=0)] = 0,
-    steps: Annotated[int, typer.Option(help='optimiser steps', min=1)] = 11500,
-    rate: Annotated[float, typer.Option(help='highest learning rate', min=1e-7)] = 6e-4,
+    network: Annotated[
+        str, typer.Option(help='pieces: imagines motions; unet, transformer: imagine pixels')
+    ] = 'pieces',
+    width: Annotated[int, typer.Option(help='unet, transformer: channels', min=8)] = 96,
+    depth: Annotated[
+        int, typer.Option(help='unet, transformer: blocks per level or in all', min=1)
+    ] = 2,
+    layers: Annotated[
+        int, typer.Option(help='unet, transformer: layers that move as wholes; 0: none', min=0)
+    ] = 0,
+    steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="optimiser steps; the network's usual number if left out", min=1),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(help='unet, transformer: highest learning rate', min=1e-7)
+    ] = 6e-4,
     drop_history: Annotated[
-        float, typer.Option(help='share of windows that see the anchor alone', min=0, max=1)
+        float,
+        typer.Option(
+            help='unet, transformer: share of windows that see the anchor alone', min=0, max=1
+        ),
     ] = 0.7,
     shares: Annotated[
         str, typer.Option(help='of the steps for each embodiment, e.g. 1,2; empty: equal')
     ] = '',
     init: Annotated[
-        str, typer.Option(help='checkpoint to begin from, name or path; empty: from the seed')
+        str, typer.Option(help='unet, transformer: checkpoint to begin from; empty: from the seed')
     ] = '',
     name: Annotated[str, typer.Option(help='of the checkpoint; empty: from the robots')] = '',
     seed: Seed = 0,
@@ -401,7 +420,7 @@ def train_planner(
     resume: Annotated[bool, typer.Option('--resume', help='go on where it stopped')] = False,
     as_json: Json = False,
 ) -> None:
-    """Train the compact video planner from videos of the scripted experts (no actions)."""
+    """Train the compact planner from what the scripted experts' videos show (no actions)."""
     from vera_bringup.commands.training import planner as run
 
     run(
