@@ -133,12 +133,12 @@ def collect(
     """Write `transitions` self-play transitions of a simulated embodiment to `folder`.
 
     Of the finger: joint angles are uniform within the limits, each joint then moves by up to
-    `max_delta` [rad]. PushT has a recipe of its own, see pusht_data.collect.
+    `max_delta` [rad]. PushT and the Panda have recipes of their own, see pusht_data, panda_data.
     Files that are there are kept, so that an interrupted collection goes on where it was and a
     smaller one grows; the first transitions of a seed are always the same.
 
     Args:
-        contract: of a simulated finger, or of PushT.
+        contract: of a simulated embodiment.
         folder: of the episode files, see docs/reference/episode-format.md.
         transitions: in files of 500.
         seed: of everything random.
@@ -170,6 +170,13 @@ def collect(
         return pusht_data.collect(
             contract, folder, transitions, seed, analytic=analytic, max_delta=most
         )
+    if contract.sim.environment == 'panda':
+        from vera_bringup import panda_data
+
+        _only_max_delta(span, frames, discs)
+        if max_delta is not None:
+            raise ValueError('max_delta is one joint angle; leave it out with the Panda')
+        return panda_data.collect(contract, folder, transitions, seed)
     if contract.sim.environment != 'finger':
         raise ValueError(f'self-play of {contract.sim.environment!r} is not made by this recipe')
     play = Play(MAX_DELTA if max_delta is None else max_delta, span, frames, discs, analytic)
@@ -191,7 +198,7 @@ def _only_max_delta(span: float | None, frames: int, discs: int | None) -> None:
     given = (('span', span, None), ('frames', frames, 2), ('discs', discs, None))
     for name, value, usual in given:
         if value != usual:
-            raise ValueError(f'{name} is for the simulated finger; leave it out with PushT')
+            raise ValueError(f'{name} is for the simulated finger; leave it out here')
 
 
 def write_files(

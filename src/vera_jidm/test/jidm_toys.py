@@ -19,9 +19,11 @@ FIELDS = {
 # All that a training asks of a contract.
 CONTRACT = SimpleNamespace(
     embodiment='toy',
-    channels=('x', 'y'),
+    channels=(SimpleNamespace(kind='joint_delta'), SimpleNamespace(kind='joint_delta')),
     channel_names=('x', 'y'),
     joints=(),
+    joint_names=(),
+    position_limits=(np.zeros(0), np.zeros(0)),
     cameras=(SimpleNamespace(name='top'),),
     camera_names=('top',),
     slot_width=lambda camera: SIZE,

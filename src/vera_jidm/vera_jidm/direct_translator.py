@@ -15,7 +15,16 @@ from vera_jidm.flow import PairFlow, make_flow
 from vera_jidm.model import LIMIT_FACTOR, to_tensor
 from vera_jidm.models.convolutional import GRID
 from vera_jidm.ridge import HUGE
-from vera_jidm.translator import MODES, NOISE_PX, Explanation, TranslationError, cells, stack_images
+from vera_jidm.targets import TargetChannels
+from vera_jidm.translator import (
+    MODES,
+    NOISE_PX,
+    Explanation,
+    TranslationError,
+    aimed,
+    cells,
+    stack_images,
+)
 
 # Actions under this share of a training deviation are no action: what is left of noise.
 _QUIET = 0.05
@@ -35,13 +44,12 @@ class DirectTranslator:
         estimator: must be the one the model was trained on; None for `direct_pair`.
         checkpoint_hash: for the chunks.
         mode: 'stacked' averages the answers to both directions of time; 'paper' takes o_t alone.
+        targets: see JacobianTranslator.
 
     Raises:
         TranslationError: another estimator than the model was trained on, an unknown mode, or a
             number of channels that does not fit.
     """
-
-    needs_state = False
 
     def __init__(
         self,
@@ -51,6 +59,7 @@ class DirectTranslator:
         *,
         checkpoint_hash: str = '',
         mode: str = 'stacked',
+        targets: TargetChannels | None = None,
     ) -> None:
         found = NO_FLOW if estimator is None else estimator.flow_id
         if found != model.flow_id:
@@ -70,6 +79,8 @@ class DirectTranslator:
         self.mode = mode
         self._limits = LIMIT_FACTOR * model.scales.action_max / model.scales.action
         self._model, self._estimator = model, estimator
+        self._targets = targets
+        self.needs_state = bool(targets)
 
     @classmethod
     def load(
@@ -91,7 +102,8 @@ class DirectTranslator:
         if estimator is None and model.flow_id != NO_FLOW:
             estimator = make_flow(model.flow_id, contract)
         return cls(
-            model, contract.channel_names, estimator, checkpoint_hash=info.short_hash, mode=mode
+            model, contract.channel_names, estimator, checkpoint_hash=info.short_hash, mode=mode,
+            targets=TargetChannels(contract),
         )
 
     @property
@@ -104,7 +116,7 @@ class DirectTranslator:
     ) -> Translation:
         """Anchor uint8 [H, W, 3] and frames uint8 [K, H, W, 3] -> K actions, contract units.
 
-        `state` is ignored.
+        `state`, float64 [joints] at the anchor, is for channels that name a target.
         """
         return self.explain(anchor, frames, state)[0]
 
@@ -118,7 +130,8 @@ class DirectTranslator:
         one seen in training.
 
         Raises:
-            TranslationError: shapes or types that do not fit the model's canvas.
+            TranslationError: shapes or types that do not fit the model's canvas, or no joint
+                positions where a channel names a target.
         """
         began = time.perf_counter()
         size = self._model.net.config
@@ -167,7 +180,7 @@ class DirectTranslator:
                 for i in range(k)
             ),
         )
-        return translation, explanation
+        return aimed(translation, self._targets, state), explanation
 
     def _grid(self, flow: Array, weight: Array) -> tuple[Array, Array, Array]:
         """Flow and weights on the grid, and the share of cells left out: not finite, or huge."""

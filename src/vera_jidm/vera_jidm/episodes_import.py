@@ -21,6 +21,7 @@ from vera_core import canvas
 from vera_core.clocks import seconds_to_ns
 from vera_core.contract import CameraSpec, Contract
 from vera_core.image_codec import decode
+from vera_core.kinematics.motion import MeasuredMotion
 from vera_core.seams import Image
 from vera_jidm import episodes_cdr as cdr
 from vera_jidm.episodes import (
@@ -160,8 +161,10 @@ class _Recording:
         prefix = f'/{namespace.strip("/")}/' if namespace.strip('/') else '/'
         self._joints = f'{prefix}joint_states'
         self._cameras = {f'{prefix}{camera.topic}': camera for camera in contract.cameras}
-        self._columns = _columns(contract)
-        self._relative = np.array([c.kind == 'joint_delta' for c in contract.channels])
+        try:
+            self._motion = MeasuredMotion(contract)
+        except ValueError as error:
+            raise DatasetError(str(error)) from error
         states: list[tuple[int, NDArray[np.float64]]] = []
         stamps: dict[str, list[int]] = {topic: [] for topic in self._cameras}
         # Recorded later than stamped, by transport and clocks: [ns] at least and at most.
@@ -261,13 +264,12 @@ class _Recording:
             if here is None or there is None or self._breaks[here[1]] != self._breaks[there[2]]:
                 report.unmeasured += 1
                 continue
-            moved = (there[0] - here[0])[self._columns]
+            moved = self._motion.between(here[0], there[0])
             if (np.abs(moved) < STILL * scales).all():
                 report.still += 1
                 continue
-            action = np.where(self._relative, moved, there[0][self._columns])
             positions = np.stack([here[0], there[0]])
-            found.append(_Pair(begin, end, positions, action.astype(np.float32)))
+            found.append(_Pair(begin, end, positions, moved.astype(np.float32)))
             # Half a camera period less: a frame that is due may come a little early.
             due = begin + seconds_to_ns(every) - near
         return found
@@ -304,17 +306,6 @@ class _Recording:
             for mark in needed.get(cdr.read_stamp(data), ()):
                 views[mark][camera.name] = decode(cdr.read_image(data))
         return {stamp: canvas.tile(images, self._contract) for stamp, images in views.items()}
-
-
-def _columns(contract: Contract) -> list[int]:
-    """Which joint each channel moves."""
-    for channel in contract.channels:
-        if channel.kind not in ('joint_delta', 'joint_target') or channel.joint is None:
-            raise DatasetError(
-                f'channel {channel.name!r} is of kind {channel.kind}; joint states tell the '
-                'actions of joint_delta and joint_target alone'
-            )
-    return [contract.joint_index(channel.joint or '') for channel in contract.channels]
 
 
 def _nearest(marks: NDArray[np.int64], stamps: NDArray[np.int64]) -> NDArray[np.intp]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ from vera_jidm.honesty import (
     honesty_of,
 )
 from vera_jidm.model import LIMIT_FACTOR, TrainedJacobian, load_model
+from vera_jidm.targets import TargetChannels, TargetError
 from vera_jidm.views import ViewBox, ViewError, row_weights, view_boxes
 
 MODES = ridge.MODES
@@ -100,6 +101,8 @@ class JacobianTranslator:
             unless given.
         calibration: what real motion looks like; without it the signals have no scores.
         actions: statistics of the training's actions, where there is no calibration.
+        targets: makes targets of the changes that were learned, for channels that name targets;
+            `translate` then needs the joint positions.
 
     Raises:
         TranslationError: another estimator than the model was trained on, an unknown mode, views
@@ -107,7 +110,6 @@ class JacobianTranslator:
     """
 
     translator_id = 'jacobian'
-    needs_state = False
 
     def __init__(
         self,
@@ -120,6 +122,7 @@ class JacobianTranslator:
         views: Sequence[ViewBox] = (),
         calibration: Calibration | None = None,
         actions: KnownActions | None = None,
+        targets: TargetChannels | None = None,
     ) -> None:
         if estimator.flow_id != model.flow_id:
             raise TranslationError(
@@ -144,6 +147,8 @@ class JacobianTranslator:
         self.checkpoint_hash = checkpoint_hash
         self.mode = mode
         self._calibration, self._actions = calibration, actions
+        self._targets = targets
+        self.needs_state = bool(targets)
         self._model, self._estimator = model, estimator
         largest = model.scales.action_max / model.scales.action
         self._limits = torch.from_numpy(LIMIT_FACTOR * largest)
@@ -187,6 +192,7 @@ class JacobianTranslator:
             # Normal is what `stacked` mode makes of real motion.
             calibration=find_calibration(info) if calibrated and mode == 'stacked' else None,
             actions=actions,
+            targets=TargetChannels(contract),
         )
 
     @property
@@ -199,9 +205,10 @@ class JacobianTranslator:
     ) -> Translation:
         """Anchor uint8 [H, W, 3] and frames uint8 [K, H, W, 3] -> K actions, contract units.
 
-        `state` is ignored: the images say where the joints are.
+        `state`, float64 [joints] at the anchor, is for channels that name a target; of all else
+        the images say enough.
         """
-        return self._plan(anchor, frames, honest=False)[0]
+        return self._plan(anchor, frames, state, honest=False)[0]
 
     def explain(
         self, anchor: Image, frames: Image, state: NDArray[np.float64] | None = None
@@ -212,24 +219,29 @@ class JacobianTranslator:
         exceeds twice the largest one that its channel had in training.
 
         Raises:
-            TranslationError: shapes or types that do not fit the model's canvas.
+            TranslationError: shapes or types that do not fit the model's canvas, or no joint
+                positions where a channel names a target.
         """
-        return self._plan(anchor, frames, honest=True)
+        return self._plan(anchor, frames, state, honest=True)
 
     def _plan(
-        self, anchor: Image, frames: Image, honest: bool
+        self, anchor: Image, frames: Image, state: NDArray[np.float64] | None, honest: bool
     ) -> tuple[Translation, Explanation]:
         began = time.perf_counter()
         images = self._stack(anchor, frames)
         pair = self._estimator.both(images[:-1], images[1:])
         J, weight = self._model.grid(images)
-        return self._explain(
+        translation, explanation = self._explain(
             images[:-1], images[1:], pair, (J[:-1], J[1:]), (weight[:-1], weight[1:]), began,
             plan=True, honest=honest,
         )
+        return aimed(translation, self._targets, state), explanation
 
     def explain_pairs(self, before: Image, after: Image) -> tuple[Translation, Explanation]:
-        """The same for K frame pairs that do not follow each other: uint8 [K, H, W, 3] each."""
+        """The same for K frame pairs that do not follow each other: uint8 [K, H, W, 3] each.
+
+        Channels that name a target keep the change that was seen.
+        """
         began = time.perf_counter()
         for images in (before, after):
             self._stack(images[0] if len(images) else np.zeros(0, np.uint8), images)
@@ -311,6 +323,22 @@ class JacobianTranslator:
             return np.zeros(len(systems[0].s))
         first, second = (self._solve(system).action for system in systems)
         return np.asarray((first - second).square().mean(-1).sqrt().numpy())
+
+
+def aimed(
+    translation: Translation, targets: TargetChannels | None, state: NDArray[np.float64] | None
+) -> Translation:
+    """The translation with targets in place of changes, where channels name targets.
+
+    Raises:
+        TranslationError: there are such channels, and no joint positions.
+    """
+    if not targets:
+        return translation
+    try:
+        return replace(translation, values=targets.values(translation.values, state))
+    except TargetError as error:
+        raise TranslationError(str(error)) from error
 
 
 def cells(flow: Array, weight: Array, grid: int) -> tuple[Tensor, Tensor]:
