@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 HAND = 0.08
 # s until the arm is at rest when it is closed.
 REST_S = 1.0
+# s without a new state of the arm after which it counts as lost.
+SILENT_S = 0.1
 # Modes in which the arm takes no motion, and what to do; nothing to recover from.
 WAITING = {
     'UserStopped': 'the user stop is pressed: release it',
@@ -78,24 +83,64 @@ def plain(error: BaseException) -> str:
     return '; '.join(line for line in lines if line).removeprefix('libfranka: ')
 
 
-class FrankyGripper:
-    """The hand; blocks in C++, without holding Python up."""
+class Hand:
+    """The Franka hand; its commands block in C++, without holding Python up.
 
-    def __init__(self, hand: Any) -> None:
-        self._hand = hand
+    Args:
+        connect: makes a connection.
+        look: the state of a connection, with width [m] and is_grasped.
+    """
+
+    def __init__(self, connect: Callable[[], Any], look: Callable[[Any], Any]) -> None:
+        self._connect = connect
+        self._look = look
+        self._lock = threading.Lock()
+        self._hand: Any = connect()
+
+    @property
+    def widest(self) -> float:
+        """Largest opening as the hand knows it [m]; nearly zero before it was ever homed."""
+        return float(self._look(self._hand).max_width)
 
     def measure(self) -> tuple[float, bool]:
         """Opening of one finger [m], and whether something is held."""
-        state = self._hand.state
+        state = self._try(self._look)
         return state.width / 2, bool(state.is_grasped)
 
     def move(self, opening: float, speed: float) -> bool:
         """Blocks until it is there."""
-        return bool(self._hand.move(2.0 * opening, 2.0 * speed))
+        return bool(self._try(lambda hand: hand.move(2.0 * opening, 2.0 * speed)))
 
     def grasp(self, speed: float, force: float) -> bool:
         """Blocks until it holds something, of any width, or is closed."""
-        return bool(self._hand.grasp(0.0, 2.0 * speed, float(force), HAND, HAND))
+        return bool(self._try(lambda hand: hand.grasp(0.0, 2.0 * speed, force, HAND, HAND)))
+
+    def _try(self, act: Callable[[Any], Any]) -> Any:
+        """What `act` makes of the hand; after a failure the next attempt connects again."""
+        hand = self._hand
+        try:
+            if hand is None:
+                with self._lock:
+                    hand = self._hand = self._hand or self._connect()
+            return act(hand)
+        except Exception as error:
+            if self._hand is hand:
+                self._hand = None
+            raise LinkError(plain(error)) from error
+
+
+def take_hand(address: str, connect: Callable[[], Any], look: Callable[[Any], Any]) -> GripperLink:
+    """The hand of an arm; raises RobotError with the cure if none answers."""
+    try:
+        hand = Hand(connect, look)
+        if hand.widest < HAND / 2:
+            log.warning('gripper: its largest opening is %.3f m; home it in Desk', hand.widest)
+    except Exception as error:
+        raise RobotError(
+            f'{address} has no gripper that answers ({plain(error)}); if it has none, write '
+            'robot.gripper: false, and start without the gripper channel'
+        ) from error
+    return hand
 
 
 class FrankyLink:
@@ -118,6 +163,7 @@ class FrankyLink:
         self._franky: Any = None
         self._robot: Any = None
         self._lost = False
+        self._told, self._heard = 0, 0.0
 
     def open(self) -> GripperLink | None:
         """Connect to arm and hand; set the collision thresholds."""
@@ -125,18 +171,9 @@ class FrankyLink:
         self._connect()
         if not self._hand:
             return None
-        try:
-            hand = self._franky.Gripper(self._address)
-            if hand.max_width < HAND / 2:
-                log.warning(
-                    'gripper: its largest opening is %.3f m; home it in Desk', hand.max_width
-                )
-        except Exception as error:
-            raise RobotError(
-                f'{self._address} has no gripper that answers ({plain(error)}); if it has none, '
-                'write robot.gripper: false'
-            ) from error
-        return FrankyGripper(hand)
+        return take_hand(
+            self._address, lambda: self._franky.Gripper(self._address), lambda hand: hand.state
+        )
 
     def read(self) -> Reading:
         """The newest state; what went wrong meanwhile is raised."""
@@ -150,6 +187,7 @@ class FrankyLink:
             raise LinkError(f'the connection to the arm is lost: {plain(error)}') from error
         except Exception as error:
             raise LinkError(plain(error)) from error
+        self._listen(state.time.to_msec())
         mode, errors = state.robot_mode.name, names(state.current_errors)
         if mode in WAITING:
             raise LinkError(WAITING[mode], recoverable=False)
@@ -229,6 +267,17 @@ class FrankyLink:
             raise refused(self._address, error) from error
         self._robot, self._lost = robot, False
 
+    def _listen(self, told: int) -> None:
+        """Raise LinkError if the arm's own time [ms] stands still.
+
+        In a motion, the last state is repeated for a second before anybody says that it is lost.
+        """
+        now = time.monotonic()
+        if told != self._told:
+            self._told, self._heard = told, now
+        elif now - self._heard > SILENT_S:
+            raise LinkError(f'the connection to the arm is lost: no state for {SILENT_S:g} s')
+
     def _send(self, motion: Any) -> None:
         robot = self._robot
         try:
@@ -255,4 +304,13 @@ def panda_franky(contract: Contract, *, address: str = '', **options: Any) -> Ar
     return ArmRobot(contract, link, **options)
 
 
-__all__ = ['FrankyLink', 'load', 'names', 'panda_franky', 'plain', 'refused']
+__all__ = [
+    'FrankyLink',
+    'Hand',
+    'load',
+    'names',
+    'panda_franky',
+    'plain',
+    'refused',
+    'take_hand',
+]

@@ -23,6 +23,8 @@ POLL_S = 0.05
 # m/s of the opening, what the hand can do.
 FASTEST = 0.1
 JOIN_S = 2.0
+# s between two attempts to reach a hand that does not answer.
+RETRY_S = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -193,16 +195,16 @@ class GripperThread:
         return held or abs(opening - command.opening) <= OBEYED
 
     def _watch(self) -> None:
-        before, failed = time.monotonic(), False
+        before = time.monotonic()
         while not self._closing.wait(POLL_S):
             try:
                 opening, now = self._measure()[0], time.monotonic()
             except Exception as error:
-                if not failed:
-                    self._on_fault(f'gripper: {error}')
-                failed = True
+                # Again and again: a controller that was reset meanwhile must hear it, too.
+                self._on_fault(f'gripper: {error}')
+                self._velocity = 0.0
+                self._closing.wait(RETRY_S)
                 continue
-            failed = False
             self._velocity = (opening - self._opening) / max(now - before, 1e-3)
             self._opening, before = opening, now
 

@@ -22,7 +22,7 @@ from vera_controller.robots.arm import (
     has_hand,
     need_address,
 )
-from vera_controller.robots.franky import HAND, WAITING, load, names, plain, refused
+from vera_controller.robots.franky import WAITING, load, names, plain, refused, take_hand
 from vera_controller.robots.gripper import GripperLink
 
 if TYPE_CHECKING:
@@ -35,26 +35,6 @@ LOST = ('connection', 'udp', 'tcp', 'socket')
 REST_READS = 50
 
 log = logging.getLogger(__name__)
-
-
-class PandaGripper:
-    """The hand; blocks in C++, without holding Python up."""
-
-    def __init__(self, hand: Any) -> None:
-        self._hand = hand
-
-    def measure(self) -> tuple[float, bool]:
-        """Opening of one finger [m], and whether something is held."""
-        state = self._hand.read_once()
-        return state.width / 2, bool(state.is_grasped)
-
-    def move(self, opening: float, speed: float) -> bool:
-        """Blocks until it is there."""
-        return bool(self._hand.move(2.0 * opening, 2.0 * speed))
-
-    def grasp(self, speed: float, force: float) -> bool:
-        """Blocks until it holds something, of any width, or is closed."""
-        return bool(self._hand.grasp(0.0, 2.0 * speed, float(force), HAND, HAND))
 
 
 class PandaLink:
@@ -84,16 +64,11 @@ class PandaLink:
         self._connect()
         if not self._hand:
             return None
-        try:
-            hand = self._library.libfranka.Gripper(self._address)
-            if (most := hand.read_once().max_width) < HAND / 2:
-                log.warning('gripper: its largest opening is %.3f m; home it in Desk', most)
-        except Exception as error:
-            raise RobotError(
-                f'{self._address} has no gripper that answers ({plain(error)}); if it has none, '
-                'write robot.gripper: false'
-            ) from error
-        return PandaGripper(hand)
+        return take_hand(
+            self._address,
+            lambda: self._library.libfranka.Gripper(self._address),
+            lambda hand: hand.read_once(),
+        )
 
     def read(self) -> Reading:
         """The newest state; what went wrong meanwhile is raised."""
@@ -208,4 +183,4 @@ def panda_fer(contract: Contract, *, address: str = '', **options: Any) -> ArmRo
     return ArmRobot(contract, link, **options)
 
 
-__all__ = ['PandaGripper', 'PandaLink', 'panda_fer']
+__all__ = ['PandaLink', 'panda_fer']

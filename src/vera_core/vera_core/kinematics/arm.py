@@ -22,8 +22,11 @@ from vera_core.kinematics.urdf import MOVING, Urdf, UrdfError, read_urdf
 _DAMPING = (1e-6, 0.5)
 # A metre weighs as much as this many radians: half a metre is what a wrist turns about.
 _METRE = 2.0
-# Longest step of a joint in one iteration [rad or m], and how much of the way to the rest posture.
-_STEP, _PULL = 0.3, 0.1
+# Longest step of a joint in one iteration [rad or m].
+_STEP = 0.3
+# Spare joints go this share of their way to rest in each of so many iterations, and no further than
+# this [rad or m]: they may take their time.
+_PULL, _PULLS, _PULL_STEP = 0.1, 5, 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +145,11 @@ class Arm:
                 stuck += 1
             if _within(error, tolerance) or i == iterations or stuck > 10:
                 break
-            q = self._step(q, weight[:, None] * J, e, cost, rest)
+            pull = np.zeros_like(q)
+            if rest is not None and i < _PULLS:
+                way = _PULL * (np.asarray(rest, np.float64) - q)
+                pull = np.clip(way, -_PULL_STEP, _PULL_STEP)
+            q = self._step(q, weight[:, None] * J, e, cost, pull)
         assert best is not None
         _, q, error, J = best
         return Solution(
@@ -153,10 +160,9 @@ class Arm:
             manipulability(J),
         )
 
-    def _step(self, q: Float, J: Float, e: Float, cost: float, rest: ArrayLike | None) -> Float:
+    def _step(self, q: Float, J: Float, e: Float, cost: float, pull: Float) -> Float:
         free = self.moving.copy()
         damping = _DAMPING[0] + _DAMPING[1] * cost
-        pull = np.zeros_like(q) if rest is None else _PULL * (np.asarray(rest, np.float64) - q)
         step = np.zeros_like(q)
         # Each round takes out at least one joint, so there are few.
         for _ in range(q.size):
