@@ -195,6 +195,7 @@ def test_a_real_panda_is_started_the_same_by_launch_and_by_vera(witnesses, arm, 
 def test_a_simulated_panda_is_started_the_same_by_launch_and_by_vera(witnesses):
     pytest.importorskip('launch_ros', reason='launch_ros comes with a ROS installation only')
     names = [spec.name for spec in node_table(load_contract('panda'), GraphOptions())]
+    assert names[0] == 'sim'
     theirs = started_by_launch(witnesses, names, 'panda', GraphOptions())
     assert started_by_vera(witnesses, 'panda', GraphOptions()) == theirs
 
@@ -229,32 +230,37 @@ def test_every_option_is_described_and_read_from_text():
 
 def test_a_real_robot_has_a_camera_node_for_each_camera():
     contract = load_contract('finger', {'sim': None})
-    names = [spec.name for spec in node_table(contract, GraphOptions())]
+    names = [spec.name for spec in node_table(contract, GraphOptions(use_fake_hardware=False))]
     assert names == ['camera_top', 'controller', 'translator', 'planner', 'scene']
 
 
 def test_real_hardware_is_asked_for_by_an_option_and_the_nodes_read_the_same_contract():
     table = node_table(load_contract('finger'), GraphOptions(use_fake_hardware=False))
     assert [spec.name for spec in table][:2] == ['camera_top', 'controller']
+    assert 'robot' not in table[1].parameters  # the contract's
     for spec in table:
         overrides = parse_overrides(spec.parameters['contract_overrides'])
         assert load_contract('finger', overrides).sim is None
     simulated = node_table(load_contract('finger'), GraphOptions())
     assert not any('contract_overrides' in spec.parameters for spec in simulated)
+    assert simulated[1].parameters['robot'] == 'topic'
+
+
+def test_no_real_robot_moves_without_being_asked_for():
+    with pytest.raises(ValueError, match=r'panda_fr3 has no simulation.*use_fake_hardware:=false'):
+        node_table(load_contract('panda_fr3'), GraphOptions())
 
 
 def test_an_arm_without_its_hand_has_neither_its_channel_nor_its_joint():
-    contract = load_contract('panda', {'sim': None})
-    overrides = contract_overrides(contract, GraphOptions(load_gripper=False))
-    bare = load_contract('panda', {'sim': None, **overrides})
+    contract = load_contract('panda')
+    options = GraphOptions(load_gripper=False, use_fake_hardware=False)
+    bare = load_contract('panda', contract_overrides(contract, options))
     assert bare.joint_names == contract.joint_names[:7]
     assert bare.channel_names == contract.channel_names[:6]
     assert bare.gripper is None
-    simulated = load_contract(
-        'panda', {'sim': {'environment': 'panda', 'physics_rate': 500.0}}
-    )
+    assert not bare.robot.gripper
     with pytest.raises(ValueError, match='load_gripper:=false is for use_fake_hardware:=false'):
-        node_table(simulated, GraphOptions(load_gripper=False))
+        node_table(contract, GraphOptions(load_gripper=False))
 
 
 def test_viewers_are_nothing_that_the_robot_needs():

@@ -91,6 +91,16 @@ def check_disk(folder: Path, need: int = RECORDING_RESERVE) -> None:
         )
 
 
+def has_simulation(embodiment: str) -> bool:
+    """Whether an embodiment can be simulated; CommandError for a contract that cannot be read."""
+    from vera_core.contract import load_contract
+
+    try:
+        return load_contract(embodiment).sim is not None
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
 def prepare(
     embodiment: str,
     options: GraphOptions,

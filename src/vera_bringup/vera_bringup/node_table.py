@@ -170,7 +170,13 @@ def node_table(
         return NodeSpec(package, executable, name, options.namespace, {**common, **parameters})
 
     table = []
-    if contract.sim is not None and options.use_fake_hardware:
+    simulated = options.use_fake_hardware
+    if simulated and contract.sim is None:
+        raise ValueError(
+            f'{contract.embodiment} has no simulation; to move the real robot say so: '
+            'use_fake_hardware:=false (vera up: --no-use-fake-hardware)'
+        )
+    if simulated:
         table.append(
             node('vera_drivers', 'sim_node', 'sim', lockstep=options.lockstep, seed=options.seed)
         )
@@ -185,7 +191,7 @@ def node_table(
             'controller_node',
             'controller',
             lockstep=options.lockstep,
-            **_robot(options),
+            **_robot(options, simulated),
         ),
         node(
             'vera_jidm',
@@ -229,8 +235,8 @@ def node_table(
     return tuple(table)
 
 
-def contract_overrides(contract: Contract, options: GraphOptions) -> dict[str, None]:
-    """What the options take away from a contract: keys for its nodes' `contract_overrides`.
+def contract_overrides(contract: Contract, options: GraphOptions) -> dict[str, Any]:
+    """What the options change in a contract, None for what they take away.
 
     Raises:
         ValueError: the simulated arm cannot be had without its gripper.
@@ -240,7 +246,7 @@ def contract_overrides(contract: Contract, options: GraphOptions) -> dict[str, N
         keys.append('sim')
     grippers = [channel for channel in contract.channels if channel.kind == 'gripper']
     if not options.load_gripper and grippers:
-        if options.use_fake_hardware and contract.sim is not None:
+        if options.use_fake_hardware:
             raise ValueError(
                 f'the simulated {contract.embodiment} has a gripper; load_gripper:=false is for '
                 'use_fake_hardware:=false'
@@ -249,7 +255,8 @@ def contract_overrides(contract: Contract, options: GraphOptions) -> dict[str, N
         joints = dict.fromkeys(channel.joint for channel in grippers if channel.joint)
         keys += [f'{part}.{joint}' for joint in joints for part in ('joints', 'home')]
         keys += ['gripper'] if contract.gripper is not None else []
-    return dict.fromkeys(keys)
+    taken: dict[str, Any] = dict.fromkeys(keys)
+    return taken if options.load_gripper else {**taken, 'robot.gripper': False}
 
 
 def _one_line(values: Mapping[str, Any]) -> str:
@@ -258,9 +265,11 @@ def _one_line(values: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(dict(values), default_flow_style=True, width=10**6)).strip()
 
 
-def _robot(options: GraphOptions) -> dict[str, Parameter]:
+def _robot(options: GraphOptions, simulated: bool) -> dict[str, Parameter]:
     """The controller's parameters about its robot; what is left to the contract is left out."""
-    given = {'robot': options.robot, 'robot_ip': options.robot_ip}
+    # A simulation is reached by topics, whatever drives the real arm.
+    robot = options.robot or ('topic' if simulated else '')
+    given = {'robot': robot, 'robot_ip': options.robot_ip}
     return {name: value for name, value in given.items() if value}
 
 

@@ -140,12 +140,19 @@ def live(
     yes: bool,
 ) -> None:
     """Start the robot, move it at random through its controller, record, extract."""
-    from vera_bringup.graph import check_domain, check_namespace, graph_lock, prepare
+    from vera_bringup.graph import (
+        check_domain,
+        check_namespace,
+        graph_lock,
+        has_simulation,
+        prepare,
+    )
     from vera_bringup.node_table import GraphOptions
     from vera_jidm.episodes_import import NoTransitionsError
 
     space = check_namespace(namespace)
-    chosen = GraphOptions(space, seed=options.seed, tf='off')
+    fake = has_simulation(embodiment)  # what moves a real robot asks for --yes below
+    chosen = GraphOptions(space, seed=options.seed, tf='off', use_fake_hardware=fake)
     walk: RandomWalk | None = None
     done = 0
     with graph_lock(check_domain(domain), space):
