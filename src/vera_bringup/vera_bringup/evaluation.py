@@ -90,7 +90,7 @@ def evaluation_contract(
         from vera_bringup.selfplay import contract_with_joints
 
         contract = contract_with_joints(contract, joints)
-    for name, value in (('task', task), ('colours', colours)):
+    for name, value in (('task', task), ('colours', colours), ('discs', discs)):
         if not value:
             continue
         if contract.sim is None or name not in contract.sim.options:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vera_core.checkpoint import find_checkpoint
+from vera_core.gates import PlanRejectedError
 from vera_core.seams import VideoPlanner
 from vera_planner.compact import PlannerError
 from vera_planner.pieces import PiecesPlanner
@@ -182,7 +183,7 @@ def test_what_it_cannot_use_is_refused_by_name(planner, trained):
     with pytest.raises(PlannerError, match='context has shape'):
         planner.plan(np.zeros((1, 16, 32, 3), np.uint8), 'go right')
     empty = np.full((1, SIZE, SIZE, 3), 200, np.uint8)
-    with pytest.raises(PlannerError, match='cannot find square'):
+    with pytest.raises(PlanRejectedError, match='cannot find square'):
         planner.plan(empty, 'go right')
     black = planner.plan(np.zeros((1, SIZE, SIZE, 3), np.uint8), 'go right')
     assert not black.frames.any()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vera_core.checkpoint import CheckpointInfo
+from vera_core.gates import PlanRejectedError, Verdict
 from vera_core.seams import Image, Plan
 from vera_planner.compact import PlannerError, default_threads, to_frames, to_signal
 from vera_planner.pieces_network import (
@@ -115,8 +116,8 @@ class PiecesPlanner:
         last of them. A black picture shows nothing, and nothing moves.
 
         Raises:
-            PlannerError: no frame, frames of another size than the canvas, or a picture in which
-                not all moving pieces are found.
+            PlannerError: no frame, or frames of another size than the canvas.
+            PlanRejectedError: not all moving pieces are in the picture; the next one may be better.
         """
         c = self.network.config
         if context.ndim != 4 or len(context) == 0 or context.shape[1:] != (*self.canvas, 3):
@@ -151,18 +152,24 @@ class PiecesPlanner:
             where there are fewer than N; how many of them count; which pieces were found, [K].
 
         Raises:
-            PlannerError: a moving piece is not in the anchor.
+            PlanRejectedError: a moving piece is not in the anchor.
         """
         c, codec = self.network.config, self.network.codec
         logits, votes = codec(pictures, self.embodiment)
         masks = logits.sigmoid()
         poses = read_poses(masks, votes)
-        found = masks.sum((2, 3)) >= codec.least(self.embodiment)
+        least = codec.least(self.embodiment).clone()
+        # A link may be half out of the picture, and is a link; half a disc may be a reflection.
+        least[self._moving] *= 0.2
+        found = masks.sum((2, 3)) >= least
         names = c.pieces[self.embodiment]
         lost = [names[k] for k in self._moving if not found[-1, k]]
         if lost:
-            raise PlannerError(
-                f'cannot find {", ".join(lost)} in the picture; check camera, canvas and light'
+            raise PlanRejectedError(
+                Verdict(
+                    accepted=False,
+                    reason=f'cannot find {", ".join(lost)} in the picture; check camera and light',
+                )
             )
         # Motion is known as far back as all that moves was seen.
         seen = found[:, self._moving].all(1).flip(0).int().cumprod(0)
