@@ -71,6 +71,14 @@ def up(
     replan: Annotated[str, typer.Option(help=DESCRIPTIONS['replan'])] = 'async',
     follow: Annotated[str, typer.Option(help=DESCRIPTIONS['follow'])] = 'chunk',
     horizon: Annotated[float, typer.Option(help=DESCRIPTIONS['horizon'], min=0)] = 0.0,
+    plan_timeout: Annotated[float, typer.Option(help=DESCRIPTIONS['plan_timeout'], min=0.1)] = 15.0,
+    use_fake_hardware: Annotated[bool, typer.Option(help=DESCRIPTIONS['use_fake_hardware'])] = True,
+    robot: Annotated[str, typer.Option(help=DESCRIPTIONS['robot'])] = '',
+    robot_ip: Annotated[str, typer.Option(help=DESCRIPTIONS['robot_ip'])] = '',
+    load_gripper: Annotated[bool, typer.Option(help=DESCRIPTIONS['load_gripper'])] = True,
+    tf: Annotated[str, typer.Option(help=DESCRIPTIONS['tf'])] = 'global',
+    description: Annotated[str, typer.Option(help=DESCRIPTIONS['description'])] = '',
+    use_rviz: Annotated[bool, typer.Option('--use-rviz', help=DESCRIPTIONS['use_rviz'])] = False,
     domain: Domain = None,
     namespace: Namespace = 'vera',
     runs: Runs = Path('runs'),
@@ -85,7 +93,10 @@ def up(
 
     options = GraphOptions(
         namespace, planner, planner_checkpoint, translator, translator_checkpoint, mode, seed,
-        lockstep, gate, candidates, replan, follow, horizon,
+        lockstep, gate, candidates, replan, follow, horizon, plan_timeout,
+        use_fake_hardware=use_fake_hardware,
+        robot=robot, robot_ip=robot_ip, load_gripper=load_gripper, tf=tf, description=description,
+        use_rviz=use_rviz,
     )
     run(embodiment, options, domain, runs, record, log_level)
 
@@ -182,7 +193,7 @@ def evaluate(
     frames: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
-            '--frames', '--steps', help='frame periods per episode; finger 60, panda 120, pusht 200',
+            '--frames', '--steps', help='frame periods an episode; finger 60, panda 120, pusht 200',
             min=1,
         ),
     ] = None,

@@ -86,7 +86,7 @@ DESCRIPTIONS = {
     'record': 'folder for an MCAP recording of all topics; empty: none',
     'use_fake_hardware': 'the simulated robot and cameras; false: the real ones',
     'robot': "what drives the robot: topic, or a driver's name; empty: the contract's",
-    'robot_ip': "address of a real robot, e.g. 172.16.0.2; empty: the driver's own default",
+    'robot_ip': "address of a real robot, e.g. 172.16.0.2; empty: the contract's",
     'load_gripper': 'whether the real arm has its hand; false: channels and joints without it',
     'tf': 'frames and markers: global (/tf), private (<namespace>/tf, for two robots), or off',
     'description': "URDF, or xacro and its arguments, of robot_description; empty: the contract's",

@@ -58,8 +58,9 @@ class SceneNode(VeraNode):
         self._robot = self.param(
             'robot', True, 'robot_description and the frames of links; else only the rest'
         )
-        rate = self.param('rate', 30.0, '[Hz] most /tf messages a second', low=1.0, high=1000.0)
-        self._period = 1.0 / rate
+        self.param(
+            'rate', 30.0, '[Hz] most /tf messages a second', low=1.0, high=1000.0, read_only=False
+        )
         known = bool(description) or self.contract.kinematics is not None
         text = description_text(self.contract, description) if known else None
         self._scene = Scene(self.contract, text)
@@ -116,7 +117,7 @@ class SceneNode(VeraNode):
         if now < self._due:
             return
         # On a grid of its own: 100 Hz in and 30 Hz out would else give 25 Hz.
-        self._due = max(self._due + self._period, now)
+        self._due = max(self._due + 1.0 / self.get_parameter('rate').value, now)
         with self.monitor('joint_states'):
             try:
                 msg = deserialize_message(data, JointState)

@@ -94,8 +94,9 @@ class PlannerNode(VeraNode):
             '[s] least time between the anchors of plans, live; half of what a plan commits',
             low=0.01,
         )
-        self._plan_timeout = self.param(
-            'plan_timeout', 15.0, '[s] after which a planner is taken to hang, live', low=0.1
+        self.param(
+            'plan_timeout', 15.0, '[s] after which a planner is taken to hang, live', low=0.1,
+            read_only=False,
         )
         self._mode = self.param(
             'mode', 'async', 'async: plan while the last plan is executed; sync: stop and go; live',
@@ -270,9 +271,10 @@ class PlannerNode(VeraNode):
             timeout = self.contract.video.frame_timeout
             why = f'no camera frames on {silent} for {timeout:g} s' if silent else trouble
             self._goals.abort(GoalCode.NO_OBSERVATION, why)
-        if not self._lockstep and self._worker.busy_seconds > self._plan_timeout:
+        patience = float(self.get_parameter('plan_timeout').value)
+        if not self._lockstep and self._worker.busy_seconds > patience:
             self._goals.abort(
-                GoalCode.INTERNAL, f'no plan within {self._plan_timeout:g} s; the planner hangs'
+                GoalCode.INTERNAL, f'no plan within {patience:g} s; the planner hangs'
             )
         self._server.check_timeout()
         self._server.feedback(self._controller or 'unknown', goal.plans, self._residual)
