@@ -84,7 +84,7 @@ def test_no_plant_where_it_would_be_right():
     one = dream(4)
     still = np.repeat(one.anchor[None], STEPS, axis=0)
     rest = replace(one, frames=still, expert=still, expert_other=still)
-    assert plan_motion(rest.anchor, rest.expert[-1]) < VISIBLE
+    assert plan_motion(rest.anchor, rest.expert[-1]) < VISIBLE['finger']
     assert [plant(rest, kind, 0) for kind in ('reversed', 'other goal', 'frozen')] == [None] * 3
     assert plant(replace(one, other=None, expert_other=None), 'other goal', 0) is None
     assert plant(replace(one, jump=np.zeros_like(one.jump)), 'teleport', 0) is None
@@ -136,8 +136,8 @@ def test_the_command_writes_table_picture_and_thresholds(
 
 
 def test_another_robot_is_refused():
-    with pytest.raises(CommandError, match='not the simulated finger'):
-        command.run('pusht', None, 'oracle', '', '', 2, 0, False, False)
+    with pytest.raises(CommandError, match="'panda' is none of those among whose plans"):
+        command.run('panda', None, 'oracle', '', '', 2, 0, False, False)
 
 
 class Dreamer:
@@ -145,14 +145,14 @@ class Dreamer:
 
     planner_id, checkpoint_hash = 'dreamer', 'abc'
 
-    def __init__(self, future):
-        self.future, self.stamp = future, 0
+    def __init__(self, future, period=0.2):
+        self.future, self.stamp, self.period = future, 0, period
 
     def anchor_at(self, stamp, horizon=0):
         self.stamp = stamp
 
     def plan(self, context, prompt, *, seed=0, warm_start=None):
-        return Plan(self.future(prompt, self.stamp, 4), 0.2)
+        return Plan(self.future(prompt, self.stamp, 4), self.period)
 
 
 def test_a_planner_is_asked_again_and_for_another_goal():
@@ -179,6 +179,50 @@ def test_a_planner_is_asked_again_and_for_another_goal():
     assert (jumped > 12).sum(axis=(1, 2)).min() >= 12
 
 
+def test_the_block_of_pusht_jumps_and_there_is_no_other_goal():
+    from vera_bringup.lockstep import LockstepLoop
+    from vera_jidm.registry import make_translator
+
+    contract = load_contract('pusht')
+    asked = []
+
+    def make(provider):
+        asked.append(_Asked(Dreamer(provider, 0.1), 1))
+        return asked[0]
+
+    loop = LockstepLoop(contract, make, make_translator('jacobian', contract), 0)
+    asked[0].loop = loop
+    loop.run(0, 11, False, 9)
+    first = asked[0].dreams[0]
+    assert first.other is None and first.expert_other is None and first.visible < 73
+    # Where the block was, and where it is: neither is small, in every frame.
+    jumped = np.abs(first.jump).max(axis=-1) > 12
+    assert jumped.sum(axis=(1, 2)).min() >= 100
+    assert plant(first, 'teleport', 0) is not None and plant(first, 'other goal', 0) is None
+
+
+def test_the_next_goal_begins_where_the_last_one_ended():
+    from vera_bringup.lockstep import LockstepLoop
+    from vera_jidm.registry import make_translator
+
+    contract = load_contract('finger')
+    loop = LockstepLoop(contract, Dreamer, make_translator('jacobian', contract), 0)
+    first = loop.run(0, 11, False, 40)
+    assert first.success and loop.world.truth().inside.any()
+    began, pose = loop.world.stamp, loop.world.positions()
+    second = loop.run_on(1, 11, False, 40)
+    assert second.target != first.target and second.success and second.seed == first.seed
+    assert second.duration > 0.5 and loop.world.stamp > began
+    assert np.abs(loop.world.positions() - pose).max() > 0.1
+    # PushT has one goal.
+    pusht = load_contract('pusht')
+    loop = LockstepLoop(
+        pusht, lambda future: Dreamer(future, 0.1), make_translator('jacobian', pusht), 0
+    )
+    loop.run(0, 11, False, 2)
+    assert loop.run_on(1, 11, False, 2) is None
+
+
 def test_the_judge_knows_right_dreams_from_wrong_ones():
     contract = load_contract('finger')
     world = make_world(contract)
@@ -189,7 +233,7 @@ def test_the_judge_knows_right_dreams_from_wrong_ones():
         one, other = (f'touch the {name} disc' for name in world.env.objects[:2])
         start = world.canvas()
         futures = [world.expert_future(words, world.stamp, 4) for words in (one, other)]
-        if plan_motion(futures[0][-1], futures[1][-1]) < VISIBLE:
+        if plan_motion(futures[0][-1], futures[1][-1]) < VISIBLE['finger']:
             continue
         assert judge.right(one, world.stamp, start, futures[0])
         still = np.repeat(start[None], 4, axis=0)

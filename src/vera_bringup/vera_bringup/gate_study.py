@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vera_bringup.honesty_study import auroc
-from vera_bringup.planted_plans import PLANTED, VISIBLE, Dream, collect, plant
+from vera_bringup.planted_plans import PLANTED, Dream, collect, plant, studied
 from vera_bringup.statistics import wilson
 from vera_core.contract import Contract
 from vera_core.gates import GateEntry
@@ -115,7 +115,7 @@ def outcomes(dreams: Sequence[Dream]) -> dict[str, list[float]]:
             continue
         came = dream.came[-1]
         out[GOOD].append(unrealised(dream.anchor, dream.frames[-1], came))
-        if plan_motion(dream.anchor, dream.frames[-1]) >= VISIBLE:
+        if plan_motion(dream.anchor, dream.frames[-1]) >= dream.visible:
             out[BLOCKED].append(unrealised(dream.anchor, dream.frames[-1], dream.anchor))
         other = plant(dream, 'other goal', 0)
         if other is not None:
@@ -160,7 +160,7 @@ def study(
     """Calibrate on half as many episodes as are tested on, with other scenes.
 
     Args:
-        contract: of the simulated finger.
+        contract: of the simulated finger or of PushT.
         planner: whose plans; the contract's unless named.
         planner_checkpoint: the same.
         checkpoint: of the Jacobian translator; the contract's unless named.
@@ -171,6 +171,7 @@ def study(
         ValueError: an embodiment that cannot be studied, checkpoints that do not fit, or too few
             good plans.
     """
+    studied(contract)
     translator: Any = make_translator('jacobian', contract, checkpoint)
     planner = planner or contract.defaults.planner
     found: list[list[Dream]] = []
@@ -259,7 +260,7 @@ def failures(table: Sequence[Mapping[str, Any]]) -> list[str]:
         if row['kind'] == GOOD:
             if row['stopped'] > MAY_STOP:
                 out.append(f'{row["stopped"]:.1%} of good plans are stopped, may be {MAY_STOP:.0%}')
-        elif row['stopped'] < MUST_STOP:
+        elif row['n'] and row['stopped'] < MUST_STOP:
             out.append(f'{row["kind"]}: {row["stopped"]:.1%} stopped, must be {MUST_STOP:.0%}')
     return out
 

@@ -136,6 +136,25 @@ class LockstepLoop:
         prompt, target = instruction(self.world, seed, held_out)
         return _Episode(self, index, prompt, target).run(frames)
 
+    def run_on(self, index: int, seed: int, held_out: bool, frames: int) -> EpisodeResult | None:
+        """Another goal in the scene as the last episode left it; arguments as of `run`.
+
+        Returns:
+            None where the scene has no goal that the robot is not in already.
+        """
+        truth = self.world.truth()
+        free = [name for name, inside in zip(truth.objects, truth.inside, strict=True)
+                if not inside]
+        if not free or self.world.success_coverage is not None:
+            return None
+        while True:
+            prompt, target = instruction(self.world, seed, held_out)
+            if target in free:
+                break
+            seed = mix(seed, 1)
+        self.world.again()
+        return _Episode(self, index, prompt, target).run(frames)
+
 
 class _Episode:
     """The state of one episode."""
@@ -196,7 +215,11 @@ class _Episode:
 
     def _publish(self) -> None:
         for camera in self.world.cameras_due():
-            self.observer.add(camera.name, self.world.image(camera), self.world.stamp)
+            # Who plans without looking needs the moment of a picture, not the picture.
+            blind = self.loop._planner is None
+            shape = (camera.height, camera.width, 3)
+            image = np.zeros(shape, np.uint8) if blind else self.world.image(camera)
+            self.observer.add(camera.name, image, self.world.stamp)
         self.controller.on_state(self.world.robot_state())
 
     def _tick(self) -> None:

@@ -1,4 +1,4 @@
-"""Plans of the simulated finger as a planner made them, and bad ones planted among them.
+"""Plans of a simulated robot as a planner made them, and bad ones planted among them.
 
 An episode in lock-step is run as ever; beside each plan the same planner is asked again with other
 noise (witnesses) and with the words of another goal, and the scripted expert tells what would have
@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from vera_bringup.corruptions import LEVELS, SEEN
+from vera_bringup.evaluation import EPISODE_FRAMES
 from vera_bringup.lockstep import LockstepLoop, episode_seed
 from vera_core import canvas
 from vera_core.contract import Contract
@@ -25,17 +26,20 @@ from vera_planner.registry import make_planner
 from vera_sim import FingerEnv
 from vera_sim.finger_kinematics import CANVAS
 from vera_sim.finger_painter import DISC_RADIUS
+from vera_sim.pusht import PushTEnv
+from vera_sim.pusht_physics import TABLE
 
-# Grey levels of `plan_motion`: a tip that is one pixel of the canvas elsewhere.
-VISIBLE = 73.0
+# Grey levels of `plan_motion` from which a difference counts: a tip that is one pixel of the canvas
+# elsewhere; a pusher that is two.
+VISIBLE = {'finger': 73.0, 'pusht': 20.0}
 PLANTED = {
-    'teleport': 'a disc jumps by 6 to 40 px in the middle of the plan',
+    'teleport': 'a disc, or the block, jumps by 6 to 40 px in the middle of the plan',
     'reversed': 'the frames in the opposite order: it begins at its end',
-    'other goal': 'what the same planner imagines for another disc of the scene',
+    'other goal': 'what the same planner imagines for another disc of the scene (PushT: no such)',
     'noise': 'every frame from some frame on with its own Gaussian noise of 10 to 40 grey levels',
     'frozen': 'copies of the anchor, half with noise up to 2 grey levels, where the expert moves',
 }
-FRAMES = 60  # of an episode, as in `vera eval`
+JUMP = (6.0, 40.0)  # px of the canvas
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,11 @@ class Dream:
         witnesses: uint8 [n, M, H, W, 3], the same planner with the same words and other noise.
         other: uint8 [M, H, W, 3], with the words of another goal; None where there is none.
         expert, expert_other: uint8 [M, H, W, 3], what the expert would do for either goal.
-        jump: float32 [M, H, W, 3], what changes in each frame when a disc of the scene jumps.
+        jump: float32 [M, H, W, 3], what changes in each frame when an object of the scene jumps.
         came: uint8 [j, H, W, 3], frames that came while the plan's last j committed frames were
             executed, j <= K; empty where the episode ended before.
-        good: whether the episode ended in the right disc.
+        good: whether the episode reached its goal.
+        visible: the embodiment's VISIBLE.
     """
 
     context: Image
@@ -63,6 +68,7 @@ class Dream:
     jump: Any = field(repr=False)
     came: Image
     good: bool = False
+    visible: float = VISIBLE['finger']
 
     @property
     def anchor(self) -> Image:
@@ -96,7 +102,6 @@ class _Asked:
             return plan
         world = self.loop.world
         env = world.env
-        assert isinstance(env, FingerEnv)
         frames = len(plan.frames)
         target = env.parse(prompt)
         rng = np.random.default_rng(seed)
@@ -123,41 +128,91 @@ class _Asked:
                 expert_other=expert_other,
                 jump=_jump(env, self.loop.contract, target, frames, rng),
                 came=context[:0],
+                visible=VISIBLE[studied(self.loop.contract)],
             )
         )
         return plan
 
 
 def _jump(
-    env: FingerEnv, contract: Contract, target: str | None, frames: int, rng: np.random.Generator
+    env: Any, contract: Contract, target: str | None, frames: int, rng: np.random.Generator
 ) -> Any:
-    """What a jump of a disc changes in each frame while the expert moves, float32 [M, H, W, 3]."""
+    """What a jump of an object changes in each frame while the expert moves, float32 [M, H, W, 3].
+
+    Zero where no visible jump was found.
+    """
+    name = contract.cameras[0].name
+
+    def tiled(views: list[Any]) -> Any:
+        return np.stack([canvas.tile({name: view}, contract) for view in views]).astype(np.float32)
+
+    draw = _disc_jumps if isinstance(env, FingerEnv) else _block_jumps
+    jumps = draw(env, target, frames, rng)
+    before = tiled(next(jumps))
+    for _, views in zip(range(100), jumps, strict=False):
+        changed = tiled(views) - before
+        if (np.abs(changed).max(-1) > LEVELS).sum(axis=(1, 2)).min() >= SEEN:
+            return changed
+    return np.zeros_like(before)
+
+
+def _shift(rng: np.random.Generator) -> Any:
+    """A jump, float64 [2] px of the canvas."""
+    angle = rng.uniform(0, 2 * np.pi)
+    return rng.uniform(*JUMP) * np.array([np.cos(angle), np.sin(angle)])
+
+
+def _disc_jumps(
+    env: FingerEnv, target: str | None, frames: int, rng: np.random.Generator
+) -> Iterator[list[Any]]:
+    """Camera images while the expert moves; then the same with one disc or another elsewhere."""
     q, dq = env.state()
     path = env.expert_joint_path(target or env.objects[0], frames, q)
     own = env.discs
-    name = contract.cameras[0].name
 
-    def pictures(discs: list[Any]) -> Any:
+    def pictures(discs: list[Any]) -> list[Any]:
         env.set_scene(q, discs)
-        return np.stack(
-            [canvas.tile({name: env.render_at(pose)}, contract) for pose in path[-frames:]]
-        ).astype(np.float32)
+        views = [env.render_at(pose) for pose in path[-frames:]]
+        env.set_scene(q, own)
+        env.set_state(q, dq)
+        return views
 
-    before = pictures(own)
-    changed = np.zeros_like(before)
-    for _ in range(100):
+    yield pictures(own)
+    while True:
         which = int(rng.integers(len(own)))
-        angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(6, 40)
-        new = own[which][1] + length * np.array([np.cos(angle), np.sin(angle)])
-        if not ((new > DISC_RADIUS) & (new < CANVAS - DISC_RADIUS)).all():
-            continue
-        discs = [(n, new if i == which else p) for i, (n, p) in enumerate(own)]
-        changed = pictures(discs) - before
-        if (np.abs(changed).max(-1) > LEVELS).sum(axis=(1, 2)).min() >= SEEN:
-            break
-    env.set_scene(q, own)
-    env.set_state(q, dq)
-    return changed
+        new = own[which][1] + _shift(rng)
+        if ((new > DISC_RADIUS) & (new < CANVAS - DISC_RADIUS)).all():
+            yield pictures([(n, new if i == which else p) for i, (n, p) in enumerate(own)])
+
+
+def _block_jumps(
+    env: PushTEnv, target: str | None, frames: int, rng: np.random.Generator
+) -> Iterator[list[Any]]:
+    """The same for the block of PushT."""
+    states = env.expert_states(frames)
+    yield [env.render_scene(state) for state in states]
+    margin = 60.0  # units of the table: most of the block stays on it
+    while True:
+        shift = np.append(_shift(rng) * TABLE / env.size, 0.0)
+        moved = [replace(state, block=state.block + shift) for state in states]
+        places = np.array([state.block[:2] for state in moved])
+        if ((places > margin) & (places < TABLE - margin)).all():
+            yield [env.render_scene(state) for state in moved]
+
+
+def studied(contract: Contract) -> str:
+    """The environment of a robot among whose plans bad ones can be planted.
+
+    Raises:
+        ValueError: another robot.
+    """
+    name = contract.sim.environment if contract.sim is not None else ''
+    if name not in VISIBLE:
+        raise ValueError(
+            f'embodiment {contract.embodiment!r} is none of those among whose plans bad ones can '
+            f'be planted: the simulated {", ".join(VISIBLE)}'
+        )
+    return name
 
 
 def collect(
@@ -169,16 +224,14 @@ def collect(
     seed: int,
     witnesses: int = 1,
 ) -> Iterator[list[Dream]]:
-    """The plans of each episode in lock-step, uniform starts.
+    """The plans of each episode in lock-step: a uniform start, and a second goal from there.
+
+    As it is used: most goals begin where the one before ended, with the tip on a disc.
 
     Raises:
-        ValueError: an embodiment that is not the simulated finger, or a planner that is missing.
+        ValueError: an embodiment without VISIBLE, or a planner that is missing.
     """
-    if contract.sim is None or contract.sim.environment != 'finger':
-        raise ValueError(
-            f'embodiment {contract.embodiment!r} is not the simulated finger, the only one among '
-            'whose plans bad ones can be planted'
-        )
+    frames = EPISODE_FRAMES[studied(contract)]
     asked: list[_Asked] = []
 
     def make(provider: Any) -> Any:
@@ -190,9 +243,13 @@ def collect(
     loop = LockstepLoop(contract, make, translator, seed)
     asked[0].loop = loop
     for index in range(episodes):
-        asked[0].dreams = []
-        result = loop.run(index, episode_seed(seed, index), False, FRAMES)
-        yield [replace(dream, good=result.success) for dream in asked[0].dreams]
+        found: list[Dream] = []
+        for run in (loop.run, loop.run_on):
+            asked[0].dreams = []
+            result = run(index, episode_seed(seed, index), False, frames)
+            if result is not None:
+                found += [replace(dream, good=result.success) for dream in asked[0].dreams]
+        yield found
 
 
 def _teleport(dream: Dream, rng: np.random.Generator) -> Image | None:
@@ -205,7 +262,7 @@ def _teleport(dream: Dream, rng: np.random.Generator) -> Image | None:
 
 
 def _reversed(dream: Dream, rng: np.random.Generator) -> Image | None:
-    if plan_motion(dream.frames[0], dream.frames[-1]) < VISIBLE:
+    if plan_motion(dream.frames[0], dream.frames[-1]) < dream.visible:
         return None
     return np.ascontiguousarray(dream.frames[::-1])
 
@@ -213,7 +270,7 @@ def _reversed(dream: Dream, rng: np.random.Generator) -> Image | None:
 def _other(dream: Dream, rng: np.random.Generator) -> Image | None:
     if dream.other is None or dream.expert_other is None:
         return None
-    if plan_motion(dream.expert[-1], dream.expert_other[-1]) < VISIBLE:
+    if plan_motion(dream.expert[-1], dream.expert_other[-1]) < dream.visible:
         return None  # both goals lie in the same direction: it is a good plan, too
     return dream.other
 
@@ -231,7 +288,7 @@ def _noise(dream: Dream, rng: np.random.Generator) -> Image | None:
 
 
 def _frozen(dream: Dream, rng: np.random.Generator) -> Image | None:
-    if plan_motion(dream.anchor, dream.expert[-1]) < VISIBLE:
+    if plan_motion(dream.anchor, dream.expert[-1]) < dream.visible:
         return None  # standing still is right
     frames = np.repeat(dream.anchor[None], len(dream.frames), axis=0)
     if rng.random() < 0.5:

@@ -156,6 +156,13 @@ class SimWorld:
         self._begin_grids()
         self._observe()
 
+    def again(self) -> None:
+        """Another episode in the scene as it stands: nothing counts as reached, images are due."""
+        self._judge = DwellJudge(self._dwell)
+        self._dwelled = ''
+        self.best_coverage = float('nan')
+        self._begin_grids()
+
     def next_episode(self) -> int:
         """Stamp [ns] at which a lock-step episode begins: simulated time never goes back."""
         return (self.stamp // EPISODE_GRID_NS + 1) * EPISODE_GRID_NS
@@ -198,7 +205,8 @@ class SimWorld:
         """Cameras whose grid (every 1/rate s from the reset) was reached since the last call."""
         due = []
         for camera in self.contract.cameras:
-            count = (self.stamp - self._origin) // camera.period_ns
+            # By the rate, not by its rounded period: at 15 Hz a frame is due at 0.2 s sharp.
+            count = int((self.stamp - self._origin) * camera.rate / NS_PER_S + 1e-6)
             if count > self._taken[camera.name]:
                 self._taken[camera.name] = count
                 due.append(camera)

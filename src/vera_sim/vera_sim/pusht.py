@@ -214,11 +214,16 @@ class PushTEnv:
         start = self.physics.state() if scene is None else scene
         if q is not None:
             start = replace(start, pusher=np.asarray(q, np.float64) * UNITS_PER_METRE)
+        return [self.render_scene(state) for state in self.expert_states(frames, start)]
+
+    def expert_states(self, frames: int, start: PushTState | None = None) -> list[PushTState]:
+        """The states of `expert_rollout`, from `start`; from the present one unless given."""
+        start = self.physics.state() if start is None else start
         # A push that was begun is gone on with, by whoever follows these frames however far.
         push = self._guide.push = self._push_at(start)
         _, states, memory = self._guide.foresee(start, frames)
         self._foreseen = list(zip([start, *states], [push, *memory], strict=True))
-        return [self.render_scene(state) for state in states]
+        return list(states)
 
     def _forget(self) -> None:
         self.expert.reset()
