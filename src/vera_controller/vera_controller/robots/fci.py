@@ -19,6 +19,9 @@ PORT = 1337
 HEADER = struct.Struct('<III')
 REQUEST = struct.Struct('<HH')
 ANSWER = struct.Struct('<HH')
+MESSAGE = HEADER.size + ANSWER.size
+# An answer is 16 or 20 bytes; whatever says that it is longer is no arm.
+LONGEST = 64
 CONNECT = 0
 # Of the oldest libfranka: every arm of today answers that it does not fit, and which one does.
 ASKING_VERSION = 1
@@ -77,10 +80,19 @@ def ask(address: str, port: int = PORT, timeout: float = TIMEOUT_S) -> Answer:
     if not address:
         raise RobotError('no address of the arm: write robot.address in the contract, or robot_ip')
     try:
-        with socket.create_connection((address, port), timeout) as connection:
-            message = REQUEST.pack(ASKING_VERSION, 0)
+        with (
+            socket.create_connection((address, port), timeout) as connection,
+            # Where an arm that takes the connection sends its states, until it is closed.
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as states,
+        ):
+            states.bind(('', 0))
+            message = REQUEST.pack(ASKING_VERSION, states.getsockname()[1])
             connection.sendall(HEADER.pack(CONNECT, 1, HEADER.size + len(message)) + message)
-            data = _receive(connection, HEADER.size + ANSWER.size)
+            data = _receive(connection, HEADER.size)
+            if len(data) == HEADER.size:
+                # To its end, which leaves the arm a connection that was closed, not broken.
+                told = HEADER.unpack(data)[2]
+                data += _receive(connection, min(max(told, MESSAGE), LONGEST) - HEADER.size)
     except ConnectionRefusedError:
         raise RobotError(
             f'{address} refuses port {port}: activate FCI in Desk (https://{address}), '
@@ -94,7 +106,7 @@ def ask(address: str, port: int = PORT, timeout: float = TIMEOUT_S) -> Answer:
     except (OSError, UnicodeError) as error:
         raise RobotError(f'{address} cannot be reached: {error}; check address and cable') from None
     command, _, size = HEADER.unpack_from(data) if len(data) >= HEADER.size else (None, 0, 0)
-    if command != CONNECT or len(data) < HEADER.size + ANSWER.size or size < len(data):
+    if command != CONNECT or len(data) < MESSAGE or size < MESSAGE:
         raise RobotError(
             f'{address}:{port} is no Franka arm: it answered {data[:16].hex() or "nothing"}'
         )

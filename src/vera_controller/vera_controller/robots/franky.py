@@ -14,6 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 HAND = 0.08
 # s until the arm is at rest when it is closed.
 REST_S = 1.0
-# s without a new state of the arm after which it counts as lost.
-SILENT_S = 0.1
 # Modes in which the arm takes no motion, and what to do; nothing to recover from.
 WAITING = {
     'UserStopped': 'the user stop is pressed: release it',
@@ -64,6 +63,27 @@ def load(name: str) -> Any:
         raise RobotError(
             f'robot {name} needs {module} ({error}): pip install {fci.WHEELS[name]}'
         ) from error
+
+
+def has_realtime_kernel() -> bool:
+    """Whether this kernel has PREEMPT_RT, as libfranka finds out."""
+    try:
+        return Path('/sys/kernel/realtime').read_text().strip() == '1'
+    except OSError:
+        return False
+
+
+def enforce_realtime(spec: RobotSpec) -> bool:
+    """Whether the library is to insist on real time; raises RobotError where it cannot be had."""
+    if spec.realtime == 'ignore':
+        log.warning('robot.realtime is ignore: without PREEMPT_RT motions may be aborted')
+        return False
+    if not has_realtime_kernel():
+        raise RobotError(
+            'the kernel has no PREEMPT_RT: install one, with rtprio limits, or write '
+            'robot.realtime: ignore (for tests: motions may be aborted)'
+        )
+    return True
 
 
 def refused(address: str, error: Exception) -> RobotError:
@@ -154,6 +174,8 @@ class FrankyLink:
     """
 
     low, high = FR3_LIMITS
+    # s without a new state of the arm after which it counts as lost; 1000 a second should come.
+    silence = 0.1
 
     def __init__(self, address: str, spec: RobotSpec, period: float, hand: bool = True) -> None:
         self._address = address
@@ -246,10 +268,8 @@ class FrankyLink:
 
     def _connect(self) -> None:
         franky, spec = self._franky, self._spec
-        ignore = spec.realtime == 'ignore'
-        if ignore:
-            log.warning('robot.realtime is ignore: without PREEMPT_RT motions may be aborted')
-        config = franky.RealtimeConfig.Ignore if ignore else franky.RealtimeConfig.Enforce
+        kinds = franky.RealtimeConfig
+        config = kinds.Enforce if enforce_realtime(spec) else kinds.Ignore
         try:
             robot = franky.Robot(
                 self._address,
@@ -258,11 +278,6 @@ class FrankyLink:
                 realtime_config=config,
             )
             robot.set_collision_behavior(float(spec.torque_threshold), float(spec.force_threshold))
-        except franky.RealtimeException as error:
-            raise RobotError(
-                f'{plain(error)} Install a PREEMPT_RT kernel and rtprio limits, or write '
-                'robot.realtime: ignore (for tests: motions may be aborted)'
-            ) from error
         except Exception as error:
             raise refused(self._address, error) from error
         self._robot, self._lost = robot, False
@@ -275,8 +290,8 @@ class FrankyLink:
         now = time.monotonic()
         if told != self._told:
             self._told, self._heard = told, now
-        elif now - self._heard > SILENT_S:
-            raise LinkError(f'the connection to the arm is lost: no state for {SILENT_S:g} s')
+        elif now - self._heard > self.silence:
+            raise LinkError(f'the connection to the arm is lost: no state for {self.silence:g} s')
 
     def _send(self, motion: Any) -> None:
         robot = self._robot
@@ -307,6 +322,8 @@ def panda_franky(contract: Contract, *, address: str = '', **options: Any) -> Ar
 __all__ = [
     'FrankyLink',
     'Hand',
+    'enforce_realtime',
+    'has_realtime_kernel',
     'load',
     'names',
     'panda_franky',

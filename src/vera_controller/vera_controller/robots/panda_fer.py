@@ -22,7 +22,15 @@ from vera_controller.robots.arm import (
     has_hand,
     need_address,
 )
-from vera_controller.robots.franky import WAITING, load, names, plain, refused, take_hand
+from vera_controller.robots.franky import (
+    WAITING,
+    enforce_realtime,
+    load,
+    names,
+    plain,
+    refused,
+    take_hand,
+)
 from vera_controller.robots.gripper import GripperLink
 
 if TYPE_CHECKING:
@@ -140,20 +148,11 @@ class PandaLink:
 
     def _connect(self) -> None:
         library, spec = self._library, self._spec
-        ignore = spec.realtime == 'ignore'
         kinds = library.libfranka.RealtimeConfig
-        if ignore:
-            log.warning('robot.realtime is ignore: without PREEMPT_RT motions may be aborted')
-        elif not library.libfranka.has_realtime_kernel():
-            raise RobotError(
-                'the kernel has no PREEMPT_RT: install one, with rtprio limits, or write '
-                'robot.realtime: ignore (for tests: motions may be aborted)'
-            )
+        config = kinds.kEnforce if enforce_realtime(spec) else kinds.kIgnore
         torque, force = float(spec.torque_threshold), float(spec.force_threshold)
         try:
-            panda = library.Panda(
-                self._address, realtime_config=kinds.kIgnore if ignore else kinds.kEnforce
-            )
+            panda = library.Panda(self._address, realtime_config=config)
             panda.get_robot().set_collision_behavior(
                 [torque] * JOINTS, [torque] * JOINTS, [force] * FORCES, [force] * FORCES
             )
