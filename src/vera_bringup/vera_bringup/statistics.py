@@ -18,7 +18,7 @@ Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 COVERAGES = (0.738, 0.82, 0.95)
 
 REACHED = 'reached'
-WRONG = 'dwelled in another disc first'
+WRONG = 'another goal was reached first'
 RESTED = 'the plan came to rest elsewhere'
 NO_MOTION = 'the plan showed no motion'
 TIME = 'not reached in time'

@@ -11,6 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vera_bringup.evaluation import (
+    EXPERT,
+    RANDOM,
     EvaluationOptions,
     episode_frames,
     evaluate,
@@ -47,11 +49,15 @@ def run(
     except ValueError as error:
         # Contracts, organs and checkpoints refuse what does not fit with a ValueError in words.
         raise CommandError(str(error)) from error
+    planner = options.planner or contract.defaults.planner
     report = {
         'embodiment': contract.embodiment,
         'joints': len(contract.joints),
-        'planner': options.planner or contract.defaults.planner,
-        'translator': options.translator or contract.defaults.translator,
+        'planner': planner,
+        # The expert's own actions, and random ones, are translated from nothing.
+        'translator': 'none' if planner in (RANDOM, EXPERT) else (
+            options.translator or contract.defaults.translator
+        ),
         'mode': options.mode,
         'seed': options.seed,
         'held_out': options.held_out,
@@ -82,7 +88,7 @@ def _print(report: dict) -> None:
         f'{report["success_rate"]:.1%} of {report["n"]} '
         f'(95% interval {report["ci_low"]:.1%} to {report["ci_high"]:.1%}), '
         f'progress {report["progress"]:.2f}'
-        + (f', wrong disc {report["wrong_rate"]:.1%}' if 'coverage_rates' not in report else '')
+        + (f', wrong goal {report["wrong_rate"]:.1%}' if 'coverage_rates' not in report else '')
     )
     for row in report.get('coverage_rates', ()):
         print(
