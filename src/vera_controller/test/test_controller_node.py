@@ -199,10 +199,11 @@ def test_a_chunk_becomes_set_points_at_the_control_rate(world, make_chunk):
     world.reach(S.RUNNING, 'executing goal 1')
     wait_for(lambda: world.status.plan_seq == 1 and 0 < world.status.remaining < 2)
     world.reach(S.HOLD, 'ran out of actions after plan 1')
-    # A machine that loses ticks leaves the robot a little behind when the chunk ends.
-    np.testing.assert_allclose(world.positions()[-1], [1.1, 0.1, 0.6], atol=0.1)
-    assert world.status.underruns == 1
     gaps = 1e3 * np.diff(world.times[:-30])
+    # A machine that loses ticks leaves the robot behind when the chunk ends.
+    atol = 0.1 if np.median(gaps) < 2e3 * PERIOD_S else 0.4
+    np.testing.assert_allclose(world.positions()[-1], [1.1, 0.1, 0.6], atol=atol)
+    assert world.status.underruns == 1
     print(f'set-points: p50 {np.median(gaps):.2f} ms, p99 {np.quantile(gaps, 0.99):.1f} ms')
     assert np.median(gaps) < 100
     assert len(gaps) < 1.1 * gaps.sum() / (1e3 * PERIOD_S) + 5, 'never more than the control rate'
@@ -370,8 +371,8 @@ def test_ctrl_c_in_motion_ends_with_a_hold_and_exit_code_0(world, make_chunk, nu
 @pytest.mark.parametrize(
     ('parameter', 'words'),
     [
-        ('robot:=franky', "robot 'franky' is planned but not part of this release; use one of: t"),
-        ('robot:=spot', "unknown robot 'spot'; known: topic"),
+        ('robot:=allegro', "robot 'allegro' is planned but not part of this release; use one of: f"),
+        ('robot:=spot', "unknown robot 'spot'; known: fake_arm"),
         ('contract:=nobody', "unknown embodiment 'nobody'"),
     ],
 )
@@ -381,3 +382,50 @@ def test_what_cannot_be_set_up_ends_with_one_message_and_exit_code_2(parameter, 
     assert node.returncode == 2, output
     assert words in output
     assert output.count('[ERROR]') == 1 and 'Traceback' not in output
+
+
+def test_a_second_controller_refuses_by_name_and_the_first_goes_on(running, capfd):
+    rival = ControllerNode(
+        context=running.context,
+        parameter_overrides=[
+            Parameter('autostart', value=False), Parameter('contract', value='finger')
+        ],
+    )
+    try:
+        assert rival.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert rival.trigger_activate() != TransitionCallbackReturn.SUCCESS
+    finally:
+        rival.close()
+    said = capfd.readouterr().err
+    assert 'another controller is at work here (RUNNING: executing goal 1), in /vera' in said
+    assert running.status.state == S.RUNNING
+
+
+def test_a_controller_that_comes_unseen_stops_both(running):
+    """One that listened while nobody spoke: both hold, and say why."""
+    stranger = running.node.create_publisher(S, 'controller_status', LATCHED)
+    for k in range(4):
+        msg = S(state=S.RUNNING, reason='of another goal')
+        msg.header.stamp.sec = 1000 + k
+        stranger.publish(msg)
+        time.sleep(0.1)
+    wait_for(
+        lambda: any(
+            m.state == S.STOPPED and 'another controller is at work here' in m.reason
+            for m in running.statuses
+        ),
+        what='the stop',
+    )
+
+
+def test_the_process_of_the_controller_never_imports_torch():
+    """The libraries of the planner hold the interpreter for seconds; set-points may not wait."""
+    code = (
+        'import sys; import vera_controller.nodes.controller_node as node;'
+        'from vera_controller.controller import Controller; from vera_core.contract import *;'
+        '[Controller(load_contract(n)) for n in ("finger", "panda")];'
+        'heavy = {"torch", "mujoco", "transformers", "diffusers"} & set(sys.modules);'
+        'sys.exit(f"imported: {heavy}" if heavy else 0)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

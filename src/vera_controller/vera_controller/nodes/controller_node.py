@@ -7,6 +7,7 @@ for each joint state, as soon as there is a target for it; no clock is read.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import Any
 
@@ -16,8 +17,10 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
 from vera_controller.controller import Controller, ControllerStatus
+from vera_controller.nodes.rivals import Rivals, listen
 from vera_controller.registry import TOPIC_ROBOTS, RobotError, make_robot
 from vera_controller.state_machine import State
+from vera_controller.ticker import Ticker, hurry
 from vera_core.chunk import ChunkError
 from vera_core.nodes.base import ERROR, OK, WARN, VeraNode, run_node
 from vera_core.nodes.convert import chunk_from_msg, joints_to_msg, stamp_to_msg
@@ -49,8 +52,6 @@ class ControllerNode(VeraNode):
             'answer each joint state; read no clock: for evaluation in simulation',
         )
         self.controller = Controller(self.contract, lockstep=self._lockstep)
-        # Ticks in a group of their own: they never wait for a callback, however many threads spin.
-        self._ticking = MutuallyExclusiveCallbackGroup()
         self._listening = MutuallyExclusiveCallbackGroup()
         address = self.param('robot_ip', '', "of a robot that has one; empty: the contract's")
         if self._lockstep and name not in TOPIC_ROBOTS:
@@ -72,10 +73,20 @@ class ControllerNode(VeraNode):
             self._states = self.create_publisher(JointState, 'joint_states', STATE)
         self._statuses = self.create_publisher(ControllerStatusMsg, 'controller_status', LATCHED)
         self._announced: tuple[State, str] | None = None
+        self._announcing = threading.Lock()
+        self._rivals = Rivals()
+        # Ticks in a thread of their own: they never wait for a callback.
+        self._ticker = Ticker(self._tick, self.contract.control.period, self._tick_failed)
         self._unanswered: int | None = None
         self._rejection = ''
 
     def start(self) -> None:
+        rival = None if self._lockstep else listen(self.context, self.get_namespace())
+        if rival is not None:
+            raise RobotError(
+                f'{rival}, in {self.get_namespace()}; stop it first, or give this one another '
+                'namespace'
+            )
         self.robot.connect()
         self.controller.enable()
         group, steady = self._listening, Clock(clock_type=ClockType.STEADY_TIME)
@@ -93,14 +104,18 @@ class ControllerNode(VeraNode):
                 callback_group=MutuallyExclusiveCallbackGroup(),
             )
         self.create_timer(STATUS_PERIOD_S, self._publish_status, clock=steady, callback_group=group)
-        if not self._lockstep:
-            self.create_timer(
-                self.contract.control.period, self._tick, clock=steady, callback_group=self._ticking
-            )
         self._publish_status()
+        if not self._lockstep:
+            self.create_subscription(
+                ControllerStatusMsg, 'controller_status', self._on_status, LATCHED,
+                callback_group=group,
+            )
+            self._ticker = Ticker(self._tick, self.contract.control.period, self._tick_failed)
+            self._ticker.start()
 
     def halt(self) -> None:
         """The last set-points are decelerating ones; the very last stands still."""
+        self._ticker.stop()
         self.controller.on_goal(0, False)
         deadline = time.monotonic() + BRAKE_LIMIT_S
         braking = not self._lockstep
@@ -118,6 +133,10 @@ class ControllerNode(VeraNode):
         with self.monitor('tick'):
             self._command(self.now_ns())
         self._announce()
+
+    def _tick_failed(self, error: BaseException) -> None:
+        self.robot.stop()
+        self.fail(f'the thread of the set-points ended: {error!r}')
 
     def _command(self, now: int) -> bool:
         set_point = self.controller.tick(now)
@@ -166,6 +185,11 @@ class ControllerNode(VeraNode):
         self.controller.on_goal(int(msg.goal_id), msg.status == GoalStatus.ACTIVE)
         self._answer()
 
+    def _on_status(self, msg: ControllerStatusMsg) -> None:
+        rival = self._rivals.heard(msg)
+        if rival is not None:
+            self.controller.stop(f'{rival}, in {self.get_namespace()}; stop one of the two')
+
     # Services ---------------------------------------------------------------------------------
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -194,7 +218,14 @@ class ControllerNode(VeraNode):
     # Status -----------------------------------------------------------------------------------
 
     def _announce(self) -> None:
-        """Publish and log a transition, once."""
+        """Publish and log a transition, once; whoever else is about to does it."""
+        if self._announcing.acquire(blocking=False):
+            try:
+                self._say()
+            finally:
+                self._announcing.release()
+
+    def _say(self) -> None:
         status = self.controller.status(self.now_ns())
         if status.last_rejection != self._rejection:
             self._rejection = status.last_rejection
@@ -240,7 +271,9 @@ class ControllerNode(VeraNode):
             goal_time=status.goal_time,
             idle_fraction=status.idle_fraction,
         )
-        msg.header.stamp = stamp_to_msg(self.now_ns())
+        stamp = self.now_ns()
+        self._rivals.published(stamp)
+        msg.header.stamp = stamp_to_msg(stamp)
         self._statuses.publish(msg)
 
     def publish_diagnostics(self) -> None:
@@ -251,10 +284,15 @@ class ControllerNode(VeraNode):
             rivals = self.count_publishers('joint_commands') - 1
             if rivals > 0 and level == OK:
                 level, message = WARN, f'{rivals} more publisher(s) of joint_commands'
+            if status.limited and level == OK:
+                level, message = WARN, f'{message}; {status.limited}'
+            jitter = self._ticker.jitter()
             self.report(
                 'controller',
                 level,
                 message,
+                tick_jitter_p99_ms=f'{jitter.p99:.2f}' if jitter else '',
+                tick_jitter_max_ms=f'{jitter.worst:.2f}' if jitter else '',
                 underruns=status.underruns,
                 rejected=status.rejected,
                 clipped=status.clipped,
@@ -267,7 +305,14 @@ class ControllerNode(VeraNode):
 
 def main() -> int:
     """Entry point of the executable."""
-    return run_node(ControllerNode)
+    priority = hurry()
+
+    def make() -> ControllerNode:
+        node = ControllerNode()
+        node.get_logger().info(priority)
+        return node
+
+    return run_node(make)
 
 
 if __name__ == '__main__':
