@@ -181,7 +181,6 @@ class PushTMaker:
     """Clips and pictures of PushT; a state is a PushTState."""
 
     name = 'pusht'
-    expert = CALM
 
     def __init__(self, contract: Contract) -> None:
         assert contract.sim is not None
@@ -199,7 +198,7 @@ class PushTMaker:
     def picture(self, rng: np.random.Generator) -> tuple[Any, Any, Any]:
         """A frame, its masks and its poses: half of them at the block, a third near the goal."""
         while True:
-            self.start(rng)
+            self._start(rng)
             if rng.random() < 0.5:
                 transition = self.env.self_play(rng)
                 state = transition.after
@@ -216,7 +215,7 @@ class PushTMaker:
         masks = sim_pieces.pusht_masks(state, self.size)
         return frame, masks, sim_pieces.pusht_poses(state, self.size)
 
-    def start(self, rng: np.random.Generator) -> None:
+    def _start(self, rng: np.random.Generator) -> None:
         """A uniform start; every fourth has the block near its goal."""
         self.env.reset(int(rng.integers(1 << 31)))
         if rng.random() < 0.25:
@@ -227,8 +226,8 @@ class PushTMaker:
 
     def clips(self, rng: np.random.Generator) -> list[Clip]:
         """All clips of one episode of the expert, with disturbed steps at the start of each."""
-        self.start(rng)
-        expert = PushTExpert(self.expert)
+        self._start(rng)
+        expert = PushTExpert(CALM)
         out: list[Clip] = []
         state, steps, done = self.env.scene(), 0, False
         while not done and steps < LONGEST:

@@ -55,8 +55,8 @@ def folder(tmp_path_factory):
 
 def config(folder, out, **options) -> PiecesTraining:
     small = {
-        'codec_steps': 120, 'codec_batch': 12, 'steps': 150, 'batch': 48, 'warmup': 10,
-        'validate_every': 75, 'width': 8, 'hidden': 64, 'depth': 2, 'look_ahead': 4,
+        'codec_steps': 100, 'codec_batch': 8, 'steps': 120, 'batch': 48, 'warmup': 10,
+        'validate_every': 100, 'width': 8, 'hidden': 64, 'depth': 2, 'look_ahead': 4,
         'ema': 0.95, 'lr': 4e-3, 'codec_lr': 6e-3,
     } | options  # fmt: skip
     return PiecesTraining({'toy': folder}, {'toy': folder}, out, name='toy', **small)
@@ -207,7 +207,7 @@ def test_the_checkpoint_holds_what_was_trained(trained, planner):
 def test_a_run_cut_in_two_equals_a_run_in_one(folder, tmp_path):
     short = {'codec_steps': 3, 'steps': 4, 'validate_every': 2}
     whole = PiecesTrainer(config(folder, tmp_path / 'whole', **short))
-    assert whole.run()
+    whole.run()
     cut = config(folder, tmp_path / 'cut', **short)
     first = PiecesTrainer(cut)
     for _ in range(3):
@@ -216,6 +216,7 @@ def test_a_run_cut_in_two_equals_a_run_in_one(folder, tmp_path):
         first.motion_step()
     first.save()
     second = PiecesTrainer(replace(cut))
-    assert second.resume() and second.run()
+    assert second.resume()
+    second.run()
     for a, b in zip(whole.network.parameters(), second.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)

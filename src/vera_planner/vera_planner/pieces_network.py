@@ -295,7 +295,10 @@ class _Ends(nn.Module):
         self.leave = nn.Linear(hidden, numbers)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
-        # Spread of each number over the training's windows.
+        # Spread of each number over the training's windows; mean and spread of its sentences.
+        self.scale: Tensor
+        self.text_mean: Tensor
+        self.text_scale: Tensor
         self.register_buffer('scale', torch.ones(config.look_ahead, len(moving), 3))
         self.register_buffer('text_mean', torch.zeros(TEXT_DIM))
         self.register_buffer('text_scale', torch.full((TEXT_DIM,), TEXT_DIM**0.5))

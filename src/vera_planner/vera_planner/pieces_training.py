@@ -6,7 +6,6 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,17 +41,16 @@ class PiecesTraining:
         jitter: spread of the codec's errors that the poses of the past are disturbed by, px and
             rad, smaller for half of the windows.
         shares: of the steps for each embodiment; equal if empty.
-        minutes: end after so many of this process, and save; 0: no limit.
     """
 
     data: dict[str, Path]
     held_out: dict[str, Path]
     out: Path
     name: str = 'pieces'
-    codec_steps: int = 1600
+    codec_steps: int = 1800
     codec_batch: int = 16
     codec_lr: float = 2e-3
-    steps: int = 20000
+    steps: int = 9000
     batch: int = 256
     draws: int = 2
     shares: tuple[float, ...] = ()
@@ -64,7 +62,6 @@ class PiecesTraining:
     seed: int = 0
     threads: int = 1
     validate_every: int = 500
-    minutes: float = 0.0
     width: int = 24
     hidden: int = 384
     depth: int = 4
@@ -219,15 +216,9 @@ class PiecesTrainer:
             for kept, now in zip(mean, module.parameters(), strict=True):
                 kept.lerp_(now, 1 - decay)
 
-    def run(self, hook: Callable[[PiecesTrainer], None] | None = None) -> bool:
-        """Train both parts, validating and saving on the way; whether it came to the end.
-
-        Args:
-            hook: called after each validation of the planner of motions, before the state is
-                saved; it may add to the training data.
-        """
+    def run(self) -> None:
+        """Train both parts to the last step, validating and saving on the way."""
         c = self.config
-        end = time.monotonic() + 60 * c.minutes if c.minutes else math.inf
         for part, steps, step in (
             ('codec', c.codec_steps, self.codec_step),
             ('motion', c.steps, self.motion_step),
@@ -240,8 +231,7 @@ class PiecesTrainer:
             while self.done[part] < steps:
                 recent.append(step())
                 bar.update()
-                stop = time.monotonic() > end
-                if self.done[part] % c.validate_every == 0 or self.done[part] == steps or stop:
+                if self.done[part] % c.validate_every == 0 or self.done[part] == steps:
                     self.cpu_seconds = time.process_time() - started
                     row = {f'{part}_step': self.done[part], f'{part}_loss': float(np.mean(recent))}
                     row['cpu_seconds'] = self.cpu_seconds
@@ -250,12 +240,7 @@ class PiecesTrainer:
                     self.curve.append(row)
                     recent.clear()
                     bar.write(json.dumps({k: round(v, 3) for k, v in row.items()}))
-                    if hook is not None and part == 'motion':
-                        hook(self)
                     self.save()
-                if stop:
-                    return False
-        return True
 
     def save(self) -> None:
         """State for an exact resume, and the curve so far."""
@@ -401,7 +386,7 @@ def validate(
     windows = data.windows(rng, 128, first=True)
     ends = motion.of(embodiment)
     past = torch.from_numpy(windows.past)
-    there = ~torch.isnan(past[:, -1, :, 0])
+    known = ~torch.isnan(past[:, -1, :, 0])
     target = torch.from_numpy(windows.future)[:, :, ends.moving] - past[:, -1:, ends.moving]
     groups = data.sentences
     wrong = (windows.groups + rng.integers(1, len(groups), len(past))) % len(groups)
@@ -409,7 +394,7 @@ def validate(
         said = [groups[g][0] for g in chosen]
         text = torch.from_numpy(np.stack([encoder(s) for s in said]))
         scene = motion.encode(
-            embodiment, past, torch.ones(len(past)), there, text, _canvas(data)
+            embodiment, past, torch.ones(len(past)), known, text, _canvas(data)
         )
         planned = motion.sample(embodiment, scene, 8, torch.Generator().manual_seed(99))
         off = (planned - target)[..., :2].norm(dim=-1)
@@ -425,20 +410,18 @@ def main_train(
     command: str,
     *,
     resume: bool = True,
-    hook: Callable[[PiecesTrainer], None] | None = None,
 ) -> CheckpointInfo:
-    """What `vera train planner` does once the tracks are there.
+    """What `vera train planner` does once the tracks are known.
 
     Args:
         config: the run; `config.out` receives state, curve (JSON and PNG) and checkpoint.
         command: the command line, kept in the checkpoint.
         resume: continue a run that was cut short in the same folder.
-        hook: see `PiecesTrainer.run`.
     """
     trainer = PiecesTrainer(config)
     if resume:
         trainer.resume()
-    trainer.run(hook)
+    trainer.run()
     plot_curve(trainer.curve, Path(config.out) / 'curve.png')
     return trainer.export(command)
 

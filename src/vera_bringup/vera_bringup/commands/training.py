@@ -123,8 +123,7 @@ def _pieces(
     threads: int,
     resume: bool,
 ) -> None:
-    """Train one pieces planner for all `embodiments`, corrections included."""
-    from vera_bringup.piece_corrections import Corrections
+    """Train one pieces planner for all `embodiments`."""
     from vera_bringup.piece_videos import write_piece_videos
     from vera_core.contract import load_contract
 
@@ -148,8 +147,7 @@ def _pieces(
         )
         if steps is not None:
             config = replace(config, steps=steps)
-        hook = Corrections(contracts['pusht'], clips, seed) if 'pusht' in contracts else None
-        info = main_train(config, _command(), resume=resume, hook=hook)
+        info = main_train(config, _command(), resume=resume)
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
     print(f'{info.path}: {info.short_hash}')
