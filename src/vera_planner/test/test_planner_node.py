@@ -307,14 +307,14 @@ def test_a_planner_that_fails_ends_the_goal_not_the_node(
 
 def test_a_planner_that_hangs_ends_the_goal(world, planner, wait_for):
     world.roll()
-    world.node._plan_timeout = 0.5
+    world.node.set_parameters([Parameter('plan_timeout', value=0.5)])
     planner.gate.clear()
     _, future = world.execute('red')
     result = world.result(future).result
     assert result.error_code == Result.INTERNAL
     assert result.message == 'no plan within 0.5 s; the planner hangs'
     planner.gate.set()
-    world.node._plan_timeout = 15.0
+    world.node.set_parameters([Parameter('plan_timeout', value=15.0)])
     world.set_goal('blue')
     wait_for(lambda: world.plans)
     assert {p.goal_id for p in world.plans} == {2}

@@ -117,7 +117,8 @@ class SceneNode(VeraNode):
         if now < self._due:
             return
         # On a grid of its own: 100 Hz in and 30 Hz out would else give 25 Hz.
-        self._due = max(self._due + 1.0 / self.get_parameter('rate').value, now)
+        period = 1.0 / self.get_parameter('rate').value
+        self._due = max(self._due + period, now + period / 2)
         with self.monitor('joint_states'):
             try:
                 msg = deserialize_message(data, JointState)
