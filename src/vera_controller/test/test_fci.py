@@ -124,11 +124,11 @@ def test_nobody_there_nobody_named_and_nobody_who_answers(arm):
         with pytest.raises(RobotError, match='activate FCI in Desk'):
             fci.ask('127.0.0.1', port)
         silent.listen(1)
-        with pytest.raises(RobotError, match='does not answer on port .* within 0.2 s'):
+        with pytest.raises(RobotError, match=r'does not answer on port .* within 0\.2 s'):
             fci.ask('127.0.0.1', port, timeout=0.2)
     with pytest.raises(RobotError, match='no address of the arm'):
         fci.ask('')
-    with pytest.raises(RobotError, match='no.such.arm.invalid cannot be reached'):
+    with pytest.raises(RobotError, match=r'no\.such\.arm\.invalid cannot be reached'):
         fci.ask('no.such.arm.invalid')
     with pytest.raises(RobotError, match='cannot be reached'):
         fci.ask('x' * 300)
@@ -180,7 +180,7 @@ def test_without_its_library_a_robot_says_what_to_install(monkeypatch, name, mod
 
 @pytest.mark.parametrize(('name', 'overrides'), [('panda_franky', FR3), ('panda_fer', CONTRACT)])
 def test_without_an_address_a_robot_says_where_to_write_it(name, overrides):
-    with pytest.raises(RobotError, match='robot.address in the contract'):
+    with pytest.raises(RobotError, match=r'robot\.address in the contract'):
         robot(name, '', overrides)
 
 

@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 HAND = 0.08
 # s until the arm is at rest when it is closed.
 REST_S = 1.0
+# What is imported of a library: the parts are not all there with the whole.
+MODULES = {
+    'panda_franky': ('franky',),
+    'panda_fer': ('panda_py', 'libfranka', 'controllers'),
+}
 # Modes in which the arm takes no motion, and what to do; nothing to recover from.
 WAITING = {
     'UserStopped': 'the user stop is pressed: release it',
@@ -56,8 +61,10 @@ def load(name: str) -> Any:
     """The library of an arm; raises RobotError with the command that installs it."""
     import importlib
 
-    module = {'panda_franky': 'franky', 'panda_fer': 'panda_py'}[name]
+    module, *parts = MODULES[name]
     try:
+        for part in parts:
+            importlib.import_module(f'{module}.{part}')
         return importlib.import_module(module)
     except ImportError as error:
         raise RobotError(
@@ -185,7 +192,8 @@ class FrankyLink:
         self._franky: Any = None
         self._robot: Any = None
         self._lost = False
-        self._told, self._heard = 0, 0.0
+        self._told: int | None = None
+        self._heard = 0.0
 
     def open(self) -> GripperLink | None:
         """Connect to arm and hand; set the collision thresholds."""
@@ -280,7 +288,7 @@ class FrankyLink:
             robot.set_collision_behavior(float(spec.torque_threshold), float(spec.force_threshold))
         except Exception as error:
             raise refused(self._address, error) from error
-        self._robot, self._lost = robot, False
+        self._robot, self._lost, self._told = robot, False, None
 
     def _listen(self, told: int) -> None:
         """Raise LinkError if the arm's own time [ms] stands still.

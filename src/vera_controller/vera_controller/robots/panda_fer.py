@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vera_controller.limits import Vector
-from vera_controller.registry import RobotError
 from vera_controller.robots.arm import (
     FER_LIMITS,
     JOINTS,
