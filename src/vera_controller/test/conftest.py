@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -5,6 +8,9 @@ from hypothesis import HealthCheck, settings
 from vera_core.chunk import ActionChunk
 from vera_core.contract import load_contract
 from vera_core.seams import RobotState
+
+# The helpers beside the tests.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # A laden machine is slow; that is no mistake of the code under test.
 settings.register_profile('vera', deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -138,9 +138,8 @@ class Waypoints:
             [start, np.where(self._relative, start + np.cumsum(given, axis=0), absolute)]
         )
         spec = self._contract.gripper
-        for i in np.flatnonzero(self._gripper):
-            if spec is None:
-                continue
+        for i in np.flatnonzero(self._gripper) if spec is not None else ():
+            assert spec is not None
             shut = (
                 bool(start[i] < self._low[i] + reach[i] / 2)
                 if closed is None
@@ -149,6 +148,8 @@ class Waypoints:
             for k, value in enumerate(given[:, i]):
                 shut = value < (spec.open_above if shut else spec.close_below)
                 knots[k + 1, i] = self._low[i] if shut else self._high[i]
+        # Not from where the fingers are: they may be round a thing, and press on it.
+        knots[0, self._gripper] = knots[1, self._gripper]
         return knots
 
     def _check_joints(self, chunk: ActionChunk, knots: Vector) -> None:
