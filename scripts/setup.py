@@ -373,9 +373,15 @@ def site_packages():
 
 
 def shared_links():
-    """Where vera_bringup installs the folders that live at the top of the repository."""
+    """Where vera_bringup installs what lives at the top of the repository: link -> target.
+
+    Launch files one by one: `ros2 launch` does not look into a folder that is a link.
+    """
     share = VENV / 'share' / 'vera_bringup'
-    return {share / name: ROOT / name for name in ('config', 'launch') if (ROOT / name).is_dir()}
+    links = {share / 'launch' / path.name: path for path in (ROOT / 'launch').glob('*.launch.py')}
+    if (ROOT / 'config').is_dir():
+        links[share / 'config'] = ROOT / 'config'
+    return links
 
 
 def link_sources():
@@ -392,7 +398,14 @@ def link_sources():
     # ament_index_python finds share/<package> in a shell that has sourced nothing.
     lines.append("import os, sys; os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)")
     write_if_changed(site / 'vera_ros.pth', '\n'.join(lines) + '\n')
-    for link, target in shared_links().items():
+    links = shared_links()
+    launch = VENV / 'share' / 'vera_bringup' / 'launch'
+    if launch.is_symlink():
+        launch.unlink()
+    for path in launch.glob('*'):
+        if path not in links or not path.is_symlink():
+            shutil.rmtree(str(path)) if path.is_dir() else path.unlink()
+    for link, target in links.items():
         if not link.is_symlink():
             shutil.rmtree(str(link), ignore_errors=True)
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -407,7 +420,8 @@ def write_if_changed(path, text):
 
 def unlink_sources():
     """A build must write into the environment, never through a link into the sources."""
-    for link in shared_links():
+    share = VENV / 'share' / 'vera_bringup'
+    for link in (*shared_links(), share / 'launch'):
         if link.is_symlink():
             link.unlink()
 

@@ -238,7 +238,7 @@ def test_only_what_a_build_needs_causes_one(setup: ModuleType, tmp_path: Path) -
 
 
 def test_sources_take_the_place_of_copies(setup: ModuleType, tmp_path: Path) -> None:
-    """After a build: no stale copy, the .pth in place, config/ and launch/ are links."""
+    """After a build: no stale copy, the .pth in place, config/ and every launch file are links."""
     package = tmp_path / 'src' / 'vera_bringup'
     (package / 'vera_bringup').mkdir(parents=True)
     (package / 'vera_bringup' / '__init__.py').touch()
@@ -249,8 +249,16 @@ def test_sources_take_the_place_of_copies(setup: ModuleType, tmp_path: Path) -> 
     for name in ('config', 'launch'):
         (tmp_path / name).mkdir()
         (tmp_path / '.venv' / 'share' / 'vera_bringup' / name).mkdir(parents=True)
+    (tmp_path / 'launch' / 'arm.launch.py').touch()
+    launch = tmp_path / '.venv' / 'share' / 'vera_bringup' / 'launch'
+    (launch / 'arm.launch.py').write_text('what colcon copied')
+    (launch / 'gone.launch.py').touch()
     for _ in range(2):
         setup.link_sources()
+        # A folder that is a link would not be looked into by `ros2 launch`.
+        assert not launch.is_symlink()
+        assert [path.name for path in launch.iterdir()] == ['arm.launch.py']
+        assert (launch / 'arm.launch.py').resolve() == tmp_path / 'launch' / 'arm.launch.py'
         assert not (site / 'vera_bringup').exists()
         assert (site / 'other').exists()
         assert str(package) in (site / 'vera_ros.pth').read_text().splitlines()
@@ -258,7 +266,9 @@ def test_sources_take_the_place_of_copies(setup: ModuleType, tmp_path: Path) -> 
         assert link.resolve() == tmp_path / 'config'
     setup.unlink_sources()
     assert not link.exists()
+    assert not (launch / 'arm.launch.py').is_symlink()
     assert (tmp_path / 'config').is_dir()
+    assert (tmp_path / 'launch' / 'arm.launch.py').is_file()
 
 
 def test_the_installed_environment_needs_nothing_sourced(tmp_path: Path) -> None:
