@@ -8,7 +8,7 @@ the same numbers bit for bit: a tick is `step(command)`, then the images of `cam
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,8 +41,10 @@ class SimEnvironment(Environment, Protocol):
     `expert_rollout` takes as `scene`. One whose goal is to be covered has `coverage()`, the share
     that is covered, and `success_coverage`, the share that is asked for. One with several cameras
     has `camera_names` and `render_views()`, an image of each, and its `expert_rollout` gives such
-    dictionaries. One whose `tip` and `distances` are not in pixels has `rest`, how far the tip may
-    move in the dwell time and still rest.
+    dictionaries. One that is `concurrent` also has `render_scene(scene)`; that and
+    `expert_rollout` may run in threads of their own while it steps. One whose `tip` and
+    `distances` are not in pixels has `rest`, how far the tip may move in the dwell time and still
+    rest.
     """
 
     @property
@@ -104,6 +106,7 @@ class SimWorld:
     Attributes:
         success_coverage: share of the goal that is asked for; None where none is to be covered.
         best_coverage: see GroundTruth.
+        concurrent: whether `glimpse` and `expert_future` may be used while others step it.
 
     Raises:
         WorldError: joints or cameras that do not fit the contract.
@@ -130,6 +133,7 @@ class SimWorld:
         self.contract = contract
         self.env = env
         self._several = has is not None
+        self.concurrent = bool(getattr(env, 'concurrent', False))
         self._dwell, self._rest = dwell, float(getattr(env, 'rest', 3.0))
         # Arrays here follow the contract; the environment may order its joints differently.
         self._to_env = [contract.joint_names.index(name) for name in env.joint_names]
@@ -239,6 +243,19 @@ class SimWorld:
             )
         return image
 
+    def glimpse(self) -> Callable[[], dict[str, Image]]:
+        """What its cameras see at this moment, to be drawn later, by another thread.
+
+        Only of a `concurrent` world. The images are by camera name, uint8 [height, width, 3].
+        """
+        scene, cameras = self._scene(), self.contract.cameras
+
+        def draw() -> dict[str, Image]:
+            views = self.env.render_scene(scene)  # type: ignore[attr-defined]
+            return {c.name: self._sized(views[c.name], c) for c in cameras}
+
+        return draw
+
     def canvas(self) -> Image:
         """All views now on the canvas, uint8 [H, W, 3]: the planner's frame."""
         return canvas.tile({c.name: self.image(c) for c in self.contract.cameras}, self.contract)
@@ -288,7 +305,7 @@ class SimWorld:
         return self._kept(stamp)[1].copy()
 
     def _kept(self, stamp: int) -> tuple[int, Float, Any]:
-        nearest = min(self._ring, key=lambda kept: abs(kept[0] - stamp))
+        nearest = min(list(self._ring), key=lambda kept: abs(kept[0] - stamp))
         if abs(nearest[0] - stamp) > 2 * self.contract.control.period_ns:
             first, last = self._ring[0][0], self._ring[-1][0]
             raise WorldError(

@@ -82,9 +82,11 @@ class PandaEnv:
 
     joint_names = JOINTS
     camera_names = panda_scene.CAMERAS
+    # Pictures and the expert's future may be made while it steps: each has data of its own.
+    concurrent = True
     # Columns of `expert_actions`, by the contract's names.
     expert_channels = ('x', 'y', 'z', 'rx', 'ry', 'rz', 'gripper')
-    # m that the tool may move in the dwell time and still rest, and half of what `tip` may.
+    # How far the tip may move in the dwell time and still rest [m].
     rest = 0.015
 
     def __init__(
@@ -123,7 +125,7 @@ class PandaEnv:
             self._mj.MjData(self._model) for _ in range(3)
         )
         self._lock = threading.RLock()
-        self._seeing = threading.Lock()
+        self._seeing, self._foreseeing = threading.Lock(), threading.Lock()
         self.arm = Arm.from_urdf(made.urdf, ARM_JOINTS, TOOL)
         self._limits = self._model.actuator_ctrlrange[:8].T.copy()
         self._hand = made.bodies.index('panda_hand')
@@ -154,7 +156,7 @@ class PandaEnv:
 
     def begin(self, scene: Scene, q: Float) -> None:
         """Start an episode in this scene, at rest at `q` [8]."""
-        with self._lock:
+        with self._seeing, self._foreseeing, self._lock:
             self.scene_info = scene
             data, mj = self._data, self._mj
             mj.mj_resetData(self._model, data)
@@ -279,8 +281,8 @@ class PandaEnv:
 
     def measure(self, state: PandaState | None = None) -> dict[str, tuple[NDArray, NDArray]]:
         """What each pixel shows (place in the model's parts) and its depth [m]; see RayPainter."""
+        vector = (state or self.scene()).vector
         with self._seeing:
-            vector = (state or self.scene()).vector
             self._mj.mj_setState(self._model, self._shown, vector, self._signature)
             frames = self._frames(self._shown)
             found = self._painter.measure(frames, self._cameras(frames), self._visible)
@@ -434,7 +436,7 @@ class PandaEnv:
         goal = self._goal(target)
         found = []
         start = self.scene() if scene is None else scene
-        with self._seeing:
+        with self._foreseeing:
             data = self._scratch
             self._mj.mj_setState(self._model, data, start.vector, self._signature)
             if q is not None:

@@ -62,6 +62,7 @@ class VeraNode(LifecycleNode):
     """
 
     uses_contract = True
+    threads = 1  # for callbacks, see run_node
     contract: Contract
 
     def __init__(self, node_name: str, **kwargs: Any) -> None:

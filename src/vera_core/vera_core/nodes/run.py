@@ -110,7 +110,8 @@ def run_node(
     Args:
         factory: makes the node; usually its class.
         args: command line with ROS arguments; sys.argv unless told.
-        threads: threads for callbacks; more than one only for nodes with an action server.
+        threads: threads for callbacks; more than one only for nodes with an action server. A node
+            may ask for more in its `setup`, by its attribute `threads`.
 
     Returns:
         The exit code of the process: `sys.exit(run_node(PlannerNode))`.
@@ -149,6 +150,7 @@ def _spin(node: VeraNode, stop: StopSignals, threads: int) -> int:
     # The setup runs in this thread, where a signal can interrupt it.
     with SingleThreadedExecutor() as executor:
         _spin_while(lambda: node.starting, node, stop, executor)
+        threads = max(threads, node.threads)
         if threads == 1:
             stop.interruptible = False
             _spin_while(lambda: True, node, stop, executor)

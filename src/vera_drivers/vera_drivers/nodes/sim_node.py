@@ -7,14 +7,18 @@ time moves only when the controller has answered the last joint state.
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import JointState
 
 from vera_core.clocks import NS_PER_S
+from vera_core.contract import CameraSpec
 from vera_core.nodes.base import OK, WARN, VeraNode, run_node
 from vera_core.nodes.convert import (
     StateError,
@@ -28,7 +32,7 @@ from vera_core.nodes.qos import COMMAND, IMAGE, IMAGE_RELIABLE, STATE, STATE_REL
 from vera_drivers.commands import CommandError, check_jump
 from vera_drivers.nodes.camera_msgs import CameraPublisher
 from vera_drivers.pacing import Pacer
-from vera_drivers.sim_world import WorldError, make_world
+from vera_drivers.sim_world import make_world
 from vera_msgs.msg import SimStatus
 from vera_msgs.srv import ExpertFuture, ResetSim
 
@@ -66,12 +70,27 @@ class SimNode(VeraNode):
         self._refusal = ''
         self._met = False  # whether the others were there at a reset
         self._status_due = self._images_from = 0
+        # In real time, pictures and the expert's future are made beside the physics, not within.
+        self._beside = self.world.concurrent and not self._lockstep
+        self._service_group = None
+        if self._beside:
+            self.threads = 2
+            self._service_group = MutuallyExclusiveCallbackGroup()
+        self._asked: tuple[tuple[CameraSpec, ...], Callable[[], Any], int] | None = None
+        self._ask = threading.Condition()
+        self._painting: threading.Thread | None = None
         self.world.reset(seed, 0 if self._lockstep else self.now_ns())
 
     def start(self) -> None:
         self.create_subscription(JointState, 'joint_commands', self._on_command, COMMAND)
         self.create_service(ResetSim, 'reset_sim', self._on_reset)
-        self.create_service(ExpertFuture, 'expert_future', self._on_expert_future)
+        self.create_service(
+            ExpertFuture, 'expert_future', self._on_expert_future,
+            callback_group=self._service_group,
+        )
+        if self._beside:
+            self._painting = threading.Thread(target=self._paint, name='pictures', daemon=True)
+            self._painting.start()
         if not self._lockstep:
             self._begin_live(self.world.seed)
             self.create_timer(
@@ -79,6 +98,13 @@ class SimNode(VeraNode):
                 self._tick,
                 clock=Clock(clock_type=ClockType.STEADY_TIME),
             )
+
+    def halt(self) -> None:
+        if self._painting is not None:
+            with self._ask:
+                self._ask.notify_all()
+            self._painting.join()
+            self._painting = None
 
     def publish_diagnostics(self) -> None:
         """As of every node, with how well real time is kept."""
@@ -99,6 +125,8 @@ class SimNode(VeraNode):
     # Live ------------------------------------------------------------------------------------
 
     def _begin_live(self, seed: int, pause_ns: int = 0) -> None:
+        with self._ask:
+            self._asked = None  # of the scene before
         self.world.reset(seed, self.now_ns())
         self._images_from = self.world.stamp + pause_ns
         self._target = None
@@ -120,9 +148,16 @@ class SimNode(VeraNode):
     def _publish(self) -> None:
         """Images before the joint states: in lock-step the planner's frame must not come later."""
         world = self.world
-        for camera in world.cameras_due() if world.stamp >= self._images_from else ():
-            with self.monitor('render'):
-                self._cameras[camera.name].publish(world.image(camera), world.stamp)
+        due = world.cameras_due() if world.stamp >= self._images_from else ()
+        if due and self._beside:
+            with self._ask:
+                # Who paints too slowly leaves pictures out; they are never late and many.
+                self._asked = due, world.glimpse(), world.stamp
+                self._ask.notify_all()
+        else:
+            for camera in due:
+                with self.monitor('render'):
+                    self._cameras[camera.name].publish(world.image(camera), world.stamp)
         state = world.robot_state()
         self._states.publish(
             joints_to_msg(
@@ -132,6 +167,21 @@ class SimNode(VeraNode):
         if world.stamp >= self._status_due or world.stamp < self._status_due - NS_PER_S:
             self._status_due = (world.stamp // STATUS_PERIOD_NS + 1) * STATUS_PERIOD_NS
             self._publish_status()
+
+    def _paint(self) -> None:
+        """In a thread of its own: the pictures that were asked for last."""
+        while True:
+            with self._ask:
+                while self._asked is None and not self.stopping.is_set():
+                    self._ask.wait(0.5)
+                if self.stopping.is_set():
+                    return
+                assert self._asked is not None
+                (due, draw, stamp), self._asked = self._asked, None
+            with self.monitor('render'):
+                views = draw()
+                for camera in due:
+                    self._cameras[camera.name].publish(views[camera.name], stamp)
 
     def _publish_status(self) -> None:
         truth = self.world.truth()
@@ -229,7 +279,8 @@ class SimNode(VeraNode):
             anchor = stamp_from_msg(request.anchor)
             try:
                 frames = self.world.expert_future(request.prompt, anchor, request.frames)
-            except WorldError as error:
+            except ValueError as error:
+                # A WorldError, or another episode has begun meanwhile.
                 response.message = str(error)
                 return response
             response.frames = frames_to_msgs(frames, anchor, self.contract.video.frame_period)
