@@ -66,6 +66,17 @@ def test_something_that_jumps_is_seen_where_it_was_and_where_it_is():
     assert 'action' not in jump
 
 
+def test_an_action_that_is_a_little_off_leaves_no_place_that_changed():
+    """A bright tip on a dark arm that moved by 3 px where the action says 2.2: a motion, off."""
+    before = np.full((SIZE, SIZE, 3), 40, np.uint8)
+    before[12:18, 12:18] = 250
+    after = shifted(before, 3, 0)
+    near, _ = signals_of(steps(after, (2.2, 0), before=before), None)
+    far, _ = signals_of(steps(after, (-1, 0), before=before), None)
+    assert near['place'][0] < 2 and near['picture'][0] > 0.5
+    assert far['place'][0] > 50
+
+
 def test_flow_without_an_action_is_unexplained_in_its_place():
     flow = np.zeros((1, 2, 16, 16), np.float32)
     flow[0, 0, 5:8, 5:8] = 4.0

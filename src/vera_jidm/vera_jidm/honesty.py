@@ -9,7 +9,8 @@ here is a number a step, larger is worse, about one way in which a dream can be 
     asymmetry    action from o_t and the forward flow against that from o_t+1 and the backward flow
     picture      what changed although the action explains it not: o_t+1 against o_t moved by J a,
                  mean over the picture, grey levels
-    place        the same in one place: worst 5 x 5 px
+    place        the same in one place, worst 5 x 5 px, beyond what one pixel of motion makes up
+                 for: the edges of a moving arm differ much where its motion is off a little
     action       Mahalanobis length of the action under the training's actions
     stillness    1 / (change of the 1% most changed pixels): a copy of the frame before
 
@@ -49,6 +50,7 @@ _MOVING = 0.01  # of the pixels: those that changed most tell whether anything m
 # Below this change [grey levels] a frame counts as a copy, however small the change is.
 _COPY = 0.5
 _FAR_PX = 1e4
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
 _NOISE_PX = 0.1  # of the explained-motion map: flow below it needs no explanation
 
 
@@ -399,9 +401,13 @@ def _picture(steps: Steps, k: int) -> tuple[float, float]:
         # What the arm is about to cover or uncover cannot be compared: the explained motion is
         # not its own inverse there. Neither can what leaves the picture.
         moved, inside = _moved(other, move)
-        error = np.abs(one - moved).mean(-1) * consistency(move, counter) * inside
+        weight = consistency(move, counter) * inside
+        error = np.abs(one - moved).mean(-1) * weight
         means.append(float(error.mean()))
-        peaks.append(float(cv2.blur(error, (5, 5)).max()))
+        # Nearest to what the other picture shows within one pixel, in each channel.
+        low, high = cv2.erode(moved, _NEIGHBOURS), cv2.dilate(moved, _NEIGHBOURS)
+        beyond = np.maximum(np.maximum(one - high, low - one), 0).mean(-1)
+        peaks.append(float(cv2.blur(beyond * weight, (5, 5)).max()))
     return max(means), max(peaks)
 
 
