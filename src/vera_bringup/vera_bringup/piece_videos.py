@@ -28,7 +28,7 @@ LONGEST = 300  # steps of an episode of PushT
 NOISE = 5.0  # units of the table: spread of a disturbed step
 # Fewer contacts, straight pushes and a price on changing the contact: calm videos.
 CALM = ExpertConfig(contacts=24, angles=(0.0,), overhead=6.0)
-# The robot stays where it is: what is named is not there, or is nothing at all.
+# The robot stays where it is: what is named is not there, or is nothing at all, or another robot's.
 UNRELATED: tuple[str, ...] = (
     'make me a sandwich',
     'open the window',
@@ -55,7 +55,8 @@ UNRELATED: tuple[str, ...] = (
     'touch the brown circle',
     'reach the elephant',
     'drive to work',
-    'stack the cubes',
+    'stack the blocks',
+    'push the red cube',
     'do nothing',
     'stay still',
 )
@@ -168,7 +169,7 @@ class FingerMaker:
         if absent:
             path += [path[-1]] * (FRAMES - len(path))
             missing = [c for c in PALETTE if c not in env.objects]
-            said = list(UNRELATED)
+            said = [*UNRELATED, *pusht.TRAINING]
             if missing and rng.random() < 0.6:
                 said = _captions(str(rng.choice(missing)))
         else:
@@ -250,7 +251,8 @@ class PushTMaker:
 def _said(rng: np.random.Generator, states: list[PushTState], first: int) -> Clip:
     if rng.random() < 0.04:
         stay = [states[first]] * (len(states) - first - 1)
-        return [*states[: first + 1], *stay], first, list(UNRELATED)
+        elsewhere = [said for colour in PALETTE for said in _captions(colour)]
+        return [*states[: first + 1], *stay], first, [*UNRELATED, *elsewhere]
     return states, first, list(pusht.TRAINING)
 
 

@@ -464,7 +464,9 @@ def _measure_unet(
     comparison = _Comparison(given, _translated(contract), contract.video.committed)
     rows = []
     for name, count in taken.items():
-        planner = shipped('compact', contract, steps=count, threads=threads)
+        planner = shipped(
+            'compact', contract, checkpoint='compact_finger', steps=count, threads=threads
+        )
         planner.plan(given[0].context, given[0].prompt)
         bar = tqdm(
             total=max(repeats, scene_count), desc=name, disable=not progress, leave=False

@@ -217,6 +217,7 @@ def compose(
     # Pixels at an edge show something of both sides: colours come from inside.
     seen = ((masks * hidden - 0.85) / 0.1).clamp(0, 1)
     free = ((above[0] - 0.95) / 0.05).clamp(0, 1)
+    free = 1 - F.max_pool2d(1 - free[None], 3, 1, 1)[0]
     sources = torch.cat([seen, free[None]])[:, None]
     colours = fill(anchor[None].expand(K + 1, -1, -1, -1), sources)
     ground = colours[K]
@@ -226,7 +227,7 @@ def compose(
     left = masks[moving].amax(0) if moving else torch.zeros_like(masks[0])
     # A little beyond the masks, where traces of what moved away would stay.
     left = F.max_pool2d(left[None], 5, 1, 2)
-    ground = anchor + (4 * left).clamp(0, 1) * (ground - anchor)
+    ground = anchor + (8 * left).clamp(0, 1) * (ground - anchor)
     gy = torch.arange(height, dtype=anchor.dtype, device=anchor.device).view(1, height, 1) + 0.5
     gx = torch.arange(width, dtype=anchor.dtype, device=anchor.device).view(1, 1, width) + 0.5
     frames = ground.expand(M, -1, -1, -1)
