@@ -29,11 +29,13 @@ models = typer.Typer(
     help='The checkpoints that are shipped or found, with hash, size, training and licence.',
     invoke_without_command=True,
 )
+calibrate = typer.Typer(help='Find out where the cameras are.', no_args_is_help=True)
 app.add_typer(train, name='train')
 app.add_typer(bench, name='bench')
 app.add_typer(serve, name='serve')
 app.add_typer(models, name='models')
 app.add_typer(study, name='study')
+app.add_typer(calibrate, name='calibrate')
 
 # Typer reads these at run time under every supported Python, so no `X | None` here.
 Embodiment = Annotated[str, typer.Argument(help='embodiment: a name (finger) or a contract file')]
@@ -53,6 +55,11 @@ Gate = Annotated[str, typer.Option(help=DESCRIPTIONS['gate'])]
 Candidates = Annotated[int, typer.Option(help=DESCRIPTIONS['candidates'], min=1, max=16)]
 Seed = Annotated[int, typer.Option(help=DESCRIPTIONS['seed'], min=0)]
 Timeout = Annotated[float, typer.Option(help='seconds', min=0.1)]
+Columns = Annotated[int, typer.Option(help='squares of the board from left to right', min=3)]
+Rows = Annotated[int, typer.Option(help='squares of the board from top to bottom', min=3)]
+Square = Annotated[float, typer.Option(help='side of a square, mm')]
+Marker = Annotated[float, typer.Option(help="side of a marker, mm; 0: 3/4 of the square's")]
+Dictionary = Annotated[str, typer.Option(help="of the markers, OpenCV's name")]
 
 
 @app.command()
@@ -138,6 +145,24 @@ def status(as_json: Json = False, domain: Domain = None, namespace: Namespace = 
     from vera_bringup.commands.talk import status as run
 
     run(as_json, domain, namespace)
+
+
+@app.command()
+def doctor(
+    embodiment: Embodiment,
+    robot_ip: Annotated[
+        str, typer.Option(help="address of a real arm; empty: the contract's")
+    ] = '',
+    as_json: Json = False,
+) -> None:
+    """Say what is in the way of a real robot, why it matters and what to do.
+
+    Asks the arm which one it is, and names the robot and the library for it. Moves nothing.
+    Exit code 1 if something is in the way.
+    """
+    from vera_bringup.commands.doctor import DoctorOptions, run
+
+    run(embodiment, DoctorOptions(robot_ip), as_json)
 
 
 @app.command()
@@ -517,6 +542,20 @@ def bench_transport(
     run(seconds, cameras, rate, width, height, compare, as_json, domain)
 
 
+@bench.command('control')
+def bench_control(
+    embodiment: Annotated[str, typer.Argument(help='whose controller')] = 'panda',
+    seconds: Annotated[float, typer.Option(help='how long', min=5)] = 30.0,
+    planners: Annotated[int, typer.Option(help='planners beside it, at all cores', min=0)] = 1,
+    as_json: Json = False,
+    domain: Domain = None,
+) -> None:
+    """How even the set-points are, and how soon a stop works, beside a planner at full load."""
+    from vera_bringup.commands.bench_control import run
+
+    run(embodiment, seconds, planners, as_json, domain)
+
+
 @bench.command('translate')
 def bench_translate(
     size: Annotated[int, typer.Option(help='side of the canvas, px', min=32)] = 128,
@@ -825,6 +864,78 @@ def serve_planner(
     run(
         embodiment, planner, checkpoint, host, port, token_file, insecure,
         steps=steps or None, threads=threads or None,
+    )
+
+
+@app.command()
+def cameras() -> None:
+    """List the cameras that are connected to this machine: serial number, model, USB."""
+    from vera_bringup.commands.calibrate import cameras as run
+
+    run()
+
+
+@calibrate.command('board')
+def calibrate_board(
+    out: Annotated[Path, typer.Option(help='.pdf or .png')] = Path('board.pdf'),
+    columns: Columns = 7,
+    rows: Rows = 5,
+    square: Square = 35.0,
+    marker: Marker = 0.0,
+    dictionary: Dictionary = '4X4_50',
+    paper: Annotated[str, typer.Option(help='a4, letter or a3')] = 'a4',
+) -> None:
+    """Write a ChArUco board to print, with a ruler to check the printer's scale."""
+    from vera_bringup.commands.calibrate import board, make_board
+
+    board(out, make_board(columns, rows, square, marker, dictionary), paper)
+
+
+@calibrate.command('camera')
+def calibrate_camera(
+    embodiment: Embodiment,
+    camera: Annotated[str, typer.Option(help='camera of the contract')],
+    samples: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='folder of pictures and joints; unless given they are taken now'),
+    ] = None,
+    count: Annotated[int, typer.Option(help='pictures to take', min=8)] = 20,
+    link: Annotated[
+        str, typer.Option(help="link that carries the camera, or the root; empty: the contract's")
+    ] = '',
+    board_link: Annotated[
+        str, typer.Option(help='link that carries the board otherwise; empty: the tool')
+    ] = '',
+    columns: Columns = 7,
+    rows: Rows = 5,
+    square: Square = 35.0,
+    marker: Marker = 0.0,
+    dictionary: Dictionary = '4X4_50',
+    driver: Annotated[str, typer.Option(help="realsense or opencv; empty: the contract's")] = '',
+    source: Annotated[
+        str, typer.Option(help="serial number or device; empty: the contract's")
+    ] = '',
+    size: Annotated[str, typer.Option(help='of the pictures that are taken')] = '640x480',
+    dry_run: Annotated[
+        bool, typer.Option('--dry-run', help='print the calibration, write nothing')
+    ] = False,
+    as_json: Json = False,
+    runs: Runs = Path('runs'),
+    domain: Domain = None,
+    namespace: Namespace = 'vera',
+) -> None:
+    """Find where a camera is from pictures of a ChArUco board, and write it into the contract.
+
+    Close the graph's camera node first; the robot's joint_states are needed, and its arm is moved
+    by hand. See docs/how-to/cameras.md.
+    """
+    from vera_bringup.commands.calibrate import camera as run
+    from vera_bringup.commands.calibrate import make_board
+
+    run(
+        embodiment, camera, samples, make_board(columns, rows, square, marker, dictionary),
+        link=link, board_link=board_link, driver=driver, source=source, size=size, count=count,
+        dry_run=dry_run, as_json=as_json, runs=runs, domain=domain, namespace=namespace,
     )
 
 
