@@ -357,7 +357,7 @@ class _Views:
             with np.errstate(divide='ignore', invalid='ignore'):
                 share = (NEAR - one[:, 2]) / (two[:, 2] - one[:, 2])
             through = (share >= 0) & (share <= 1)
-            out = (one + share[:, None] * (two - one))[through]
+            out = one[through] + share[through, None] * (two - one)[through]
             seen = self._pixels(np.concatenate([out, corners[v, s][z[v, s] >= NEAR]]), v)
             low[v, s], high[v, s] = seen.min(0), seen.max(0)
         size = np.array([self.width, self.height])
