@@ -290,6 +290,10 @@ def test_the_expert_does_it_in_98_of_100_episodes(task):
     assert reached >= 98
 
 
+def _by(x: float, y: float, z: float) -> np.ndarray:
+    return np.array([x, y, z])
+
+
 def _situation(**changes) -> Situation:
     """Three cubes at rest, the open hand high above."""
     cubes = np.stack([transform(None, [0.4, y, CUBE_HALF]) for y in (-0.15, 0.0, 0.15)])
@@ -317,7 +321,7 @@ def test_a_push_counts_along_its_direction_at_rest_and_on_the_table():
         assert done(goal, _moved(now, 0, place))
         assert not done(goal, _moved(now, 0, now.starts[0] + [*(0.05 * along), 0]))
         assert not done(goal, _moved(now, 0, now.starts[0] - [*(0.065 * along), 0]))
-        assert not done(goal, _moved(now, 0, place + [0, 0, 0.05]))
+        assert not done(goal, _moved(now, 0, place + _by(0, 0, 0.05)))
         fast = dataclasses.replace(_moved(now, 0, place), speeds=np.array([0.1, 0, 0]))
         assert not done(goal, fast)
 
@@ -333,20 +337,20 @@ def test_a_stack_counts_when_it_stands_by_itself():
     down = now.tool[0]
     held = dataclasses.replace(stacked, tool=(down, top), opening=CUBE_HALF)
     assert not done(goal, held)
-    assert not done(goal, _moved(now, 0, top + [0.025, 0, 0]))
-    assert not done(goal, _moved(now, 0, top + [0, 0, 0.02]))
+    assert not done(goal, _moved(now, 0, top + _by(0.025, 0, 0)))
+    assert not done(goal, _moved(now, 0, top + _by(0, 0, 0.02)))
 
 
 def test_bowl_lift_touch_and_press():
     now = _situation()
     bowl = Goal('bowl', 'red')
     assert now.bowl is not None
-    assert done(bowl, _moved(now, 0, now.bowl + [0.02, 0.01, CUBE_HALF + 0.006]))
-    assert not done(bowl, _moved(now, 0, now.bowl + [0.06, 0, CUBE_HALF]))
-    assert not done(bowl, _moved(now, 0, now.bowl + [0, 0, 0.12]))
-    assert done(Goal('lift', 'red'), _moved(now, 0, now.starts[0] + [0, 0, 0.06]))
-    assert not done(Goal('lift', 'red'), _moved(now, 0, now.starts[0] + [0.1, 0, 0.03]))
-    near = now.place('blue') + [0, 0, CUBE_HALF + 0.006]
+    assert done(bowl, _moved(now, 0, now.bowl + _by(0.02, 0.01, CUBE_HALF + 0.006)))
+    assert not done(bowl, _moved(now, 0, now.bowl + _by(0.06, 0, CUBE_HALF)))
+    assert not done(bowl, _moved(now, 0, now.bowl + _by(0, 0, 0.12)))
+    assert done(Goal('lift', 'red'), _moved(now, 0, now.starts[0] + _by(0, 0, 0.06)))
+    assert not done(Goal('lift', 'red'), _moved(now, 0, now.starts[0] + _by(0.1, 0, 0.03)))
+    near = now.place('blue') + _by(0, 0, CUBE_HALF + 0.006)
     touching = dataclasses.replace(now, tip=near)
     assert done(Goal('touch', 'blue'), touching)
     assert not done(Goal('touch', 'green'), touching)
