@@ -329,7 +329,7 @@ def test_a_push_counts_along_its_direction_at_rest_and_on_the_table():
 def test_a_stack_counts_when_it_stands_by_itself():
     now = _situation()
     goal = Goal('stack', 'red', 'green')
-    top = now.place('green') + [0.003, 0, 2 * CUBE_HALF]
+    top = now.place('green') + _by(0.003, 0, 2 * CUBE_HALF)
     stacked = _moved(now, 0, top)
     assert done(goal, stacked)
     assert not done(Goal('stack', 'green', 'red'), stacked)
