@@ -182,7 +182,6 @@ def _take(
     stamp: int | None = None
     said = ''
     while collector.count < count:
-        joints.spin(0.0)
         frame = device.wait_newer(stamp, 5.0)
         stamp = frame.stamp
         # The joints of that moment may be still under way.
