@@ -292,6 +292,11 @@ class Controller:
             )
 
     @property
+    def news(self) -> tuple[State, str, str]:
+        """State, its reason, last rejection: to see that they changed. Waits for no lock."""
+        return self._machine.state, self._machine.reason, self._last_rejection
+
+    @property
     def at_rest(self) -> bool:
         """Whether the last set-point stands still, or there was none."""
         with self._lock:

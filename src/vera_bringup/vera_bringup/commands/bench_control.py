@@ -15,6 +15,7 @@ from vera_bringup.control_bench import JITTER_MS, STOP_MS, ControlReport, report
 from vera_bringup.environment import graph_environment
 from vera_bringup.exits import CommandError, Exit
 from vera_bringup.graph import check_domain
+from vera_controller.ticker import hurry
 from vera_core.contract import load_contract
 
 NAMESPACE = 'control_bench'
@@ -68,6 +69,7 @@ def measure(embodiment: str, seconds: float, planners: int, domain: int) -> Cont
                 target=lambda out=planner.stdout: plans.extend(1 for _ in out), daemon=True
             ).start()
         stack.enter_context(_process(command, environment, quiet=False))
+        hurry()  # only now: this process plays the robot, and planners must not inherit that
         client = stack.enter_context(ControlClient(domain, NAMESPACE, contract))
         client.measure(seconds)
         done = len(plans)

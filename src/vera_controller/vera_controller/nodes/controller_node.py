@@ -74,6 +74,8 @@ class ControllerNode(VeraNode):
         self._statuses = self.create_publisher(ControllerStatusMsg, 'controller_status', LATCHED)
         self._announced: tuple[State, str] | None = None
         self._announcing = threading.Lock()
+        self._news = threading.Event()
+        self._told: object = None
         self._rivals = Rivals()
         # Ticks in a thread of their own: they never wait for a callback.
         self._ticker = Ticker(self._tick, self.contract.control.period, self._tick_failed)
@@ -111,6 +113,7 @@ class ControllerNode(VeraNode):
                 callback_group=group,
             )
             self._ticker = Ticker(self._tick, self.contract.control.period, self._tick_failed)
+            threading.Thread(target=self._tell, name='news', daemon=True).start()
             self._ticker.start()
 
     def halt(self) -> None:
@@ -132,7 +135,17 @@ class ControllerNode(VeraNode):
     def _tick(self) -> None:
         with self.monitor('tick'):
             self._command(self.now_ns())
-        self._announce()
+        # Who logs waits for whoever reads the log: that is not for this thread.
+        news = self.controller.news
+        if news != self._told:
+            self._told = news
+            self._news.set()
+
+    def _tell(self) -> None:
+        while not self.stopping.is_set():
+            if self._news.wait(STATUS_PERIOD_S):
+                self._news.clear()
+                self._announce()
 
     def _tick_failed(self, error: BaseException) -> None:
         self.robot.stop()
