@@ -122,6 +122,24 @@ def test_a_box_has_twelve_edges_of_its_three_lengths():
     np.testing.assert_allclose(lengths, [0.5] * 4 + [1.0] * 4 + [2.0] * 4)
 
 
+def test_a_users_description_gets_the_names_of_the_contract(tmp_path):
+    contract = load_contract('panda')
+    own = description_text(contract)
+    path = tmp_path / 'fr3.urdf'
+    path.write_text(own.replace('panda_', 'fr3_'))
+    text = description_text(contract, str(path))
+    theirs, ours = Scene(contract, text), Scene(contract, own)
+    q = contract.home_positions
+    for a, b in zip(theirs.moving_frames(q), ours.moving_frames(q), strict=True):
+        assert (a.parent, a.child) == (b.parent, b.child)
+        np.testing.assert_allclose(a.T, b.T, atol=1e-12)
+    assert 'fr3_' not in text
+    # One with another joint is left as it is, and refused by name.
+    path.write_text(own.replace('panda_joint4', 'elbow').replace('panda_', 'fr3_'))
+    with pytest.raises(UrdfError, match=r"no joint 'panda_joint1'.*fr3_joint1"):
+        Scene(contract, description_text(contract, str(path)))
+
+
 XACRO = """<?xml version="1.0"?>
 <robot name="finger" xmlns:xacro="http://www.ros.org/wiki/xacro">
   <xacro:arg name="kind" default="box"/>

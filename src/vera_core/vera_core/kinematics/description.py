@@ -5,12 +5,16 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 from vera_core.contract_files import embodiment_folders
 from vera_core.kinematics.urdf import UrdfError
 
 if TYPE_CHECKING:
     from vera_core.contract import Contract
+
+# Elements whose names of links and joints are references to each other.
+_NAMED = ('link', 'joint', 'parent', 'child', 'mimic')
 
 
 def find_urdf(contract: Contract) -> str | Path:
@@ -48,6 +52,8 @@ def description_text(contract: Contract, description: str = '') -> str:
     Args:
         contract: its own URDF is taken unless another one is named.
         description: path of a URDF, or of a xacro and its arguments: 'robot.urdf.xacro hand:=true'.
+            Where its joints are those of the contract but for the prefix of their names, it gets
+            the contract's: fr3_joint1, of link fr3_link1, becomes panda_joint1, of panda_link1.
 
     Raises:
         UrdfError: there is no such file, it cannot be expanded, or xacro is not installed.
@@ -60,13 +66,39 @@ def description_text(contract: Contract, description: str = '') -> str:
     if not name.endswith('.xacro'):
         if arguments:
             raise UrdfError(f'{name} is no .xacro and takes no arguments: {" ".join(arguments)}')
-        return _read(path)
+        return _as_named(contract, _read(path))
     pairs = [word.partition(':=') for word in arguments]
     for key, mark, _ in pairs:
         if not (key and mark):
             raise UrdfError(f'{key!r} is no argument of a xacro; write name:=value')
     _read(path)  # for the error of a file that is not there
-    return _expanded(path, {key: value for key, _, value in pairs})
+    return _as_named(contract, _expanded(path, {key: value for key, _, value in pairs}))
+
+
+def _as_named(contract: Contract, text: str) -> str:
+    """A description with the contract's prefix of names; as it is where that is not the matter."""
+    try:
+        robot = ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return text  # whoever reads it says what is wrong
+    joints = {joint.get('name', '') for joint in robot.findall('joint')}
+    ours = contract.joint_names[0].partition('_')[0] + '_'
+    if not all(name.startswith(ours) for name in contract.joint_names):
+        return text
+    bare = [name.removeprefix(ours) for name in contract.joint_names]
+    found = [
+        name.removesuffix(bare[0])
+        for name in joints
+        if name.endswith(bare[0]) and {name.removesuffix(bare[0]) + b for b in bare} <= joints
+    ]
+    if set(contract.joint_names) <= joints or len(found) != 1 or not found[0]:
+        return text
+    for element in robot.iter():
+        for key in ('name', 'link', 'joint') if element.tag in _NAMED else ():
+            value = element.get(key)
+            if value is not None and value.startswith(found[0]):
+                element.set(key, ours + value.removeprefix(found[0]))
+    return ElementTree.tostring(robot, encoding='unicode')
 
 
 def _read(path: Path) -> str:
