@@ -12,6 +12,7 @@ import pytest
 from graph_tools import Vera, processes_of, unique_domain, vera
 from vera_bringup.nodes.client import VeraClient
 from vera_msgs.msg import ControllerStatus, GoalStatus
+from viewer_tools import not_shown
 
 NODES = {'sim', 'controller', 'translator', 'planner'}
 PATIENCE = 40.0  # s: two cores, and other tests beside this one
@@ -146,6 +147,12 @@ def test_a_second_graph_on_the_same_domain_is_refused(graph):
         assert code == 4
         assert 'another graph already runs' in text
         assert '--domain N' in text
+
+
+def test_everything_that_rviz_shows_is_published(client):
+    assert client.until(lambda: not not_shown(client, 'finger'), PATIENCE), not_shown(
+        client, 'finger'
+    )
 
 
 @pytest.mark.timeout(150)
