@@ -261,6 +261,25 @@ def test_stop_halts_at_once_and_mutes_the_rest_of_the_motion(rig):
     np.testing.assert_array_equal(arm.link.read().dq, 0)
 
 
+def test_a_gap_in_the_rest_of_a_halted_motion_does_not_bring_it_back(rig):
+    """On a laden machine the decelerating set-points after an e-stop come with holes."""
+    arm = rig()
+    arm.moving([0.1] * 7 + [1.0])
+    arm.controller.estop()
+    arm.robot.stop()
+    arm.robot.cycle()
+    for k in range(60):
+        set_point = arm.controller.tick(arm.clock.now())
+        if set_point is not None and not 3 < k < 12:
+            arm.robot.command(set_point.positions, set_point.stamp)
+        arm.robot.cycle()
+        arm.clock.advance(PERIOD)
+        if k == 11:
+            stood = arm.link._q.copy()
+            np.testing.assert_array_equal(arm.link.read().dq, 0)
+    np.testing.assert_array_equal(arm.link._q, stood)
+
+
 def test_silence_brakes_and_the_next_motion_begins_where_the_arm_is(rig):
     arm = rig()
     arm.moving()

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 PositionLimits = tuple[tuple[float, ...], tuple[float, ...]]
 
 JOINTS = 7
-# Without set-points for so many periods a motion is over; the next set-point begins a new one. The
-# arm itself brakes when as many are missing.
+# Without set-points for so many periods the arm itself brakes; the next begins as if anew.
 SILENCE_PERIODS = 5
 # A motion begins where the arm is: the first set-point may be so far from it, in seconds at the
 # velocity limit. The controller takes the measured position if it is further than 0.025 s.
@@ -177,8 +176,10 @@ class ArmRobot:
         self._thread: threading.Thread | None = None
         self._halted = False
         self._muted = False  # set-points of an interrupted motion still come
-        self._told: int | None = None  # when the last set-point came
-        self._previous: int | None = None  # and its stamp
+        self._last: Vector | None = None  # set-point
+        self._told = 0  # when it came
+        self._rested = False  # whether it repeated the one before
+        self._previous: int | None = None  # its stamp, if the next belongs to the same motion
         self._fault = self._outcome = ''  # the first cause, and what became of its recovery
         self._recoverable = False
         self._reported = self._tried = 0
@@ -298,9 +299,14 @@ class ArmRobot:
         self._on_state(self._state)
 
     def _follow(self, positions: Vector, stamp: int, now: int) -> None:
-        silent = self._told is None or ns_to_seconds(now - self._told) > self._silence
-        self._told = now
-        if silent and not self._fault:
+        last, self._last = self._last, positions
+        same = last is not None and np.array_equal(positions, last)
+        # Set-points that repeat end a motion, the next that does not begins another: so no gap in
+        # those of an interrupted motion ever brings it back to life.
+        begins = last is None or (self._rested and not same)
+        silent = ns_to_seconds(now - self._told) > SILENCE_PERIODS * self._period
+        self._rested, self._told = same, now
+        if not self._fault and (begins or (silent and not self._muted)):
             self._muted = self._away(positions)
             if not self._muted:
                 self._tracker.start()
@@ -324,10 +330,6 @@ class ArmRobot:
         self._act(lambda: self.link.move(target, velocity, forward))
         if self.gripper is not None and self._finger is not None:
             self.gripper.target(float(positions[self._finger]))
-
-    @property
-    def _silence(self) -> float:
-        return SILENCE_PERIODS * self._period
 
     def _away(self, positions: Vector) -> bool:
         """Whether a motion would begin elsewhere than where the arm is; that is a fault, too."""
