@@ -29,6 +29,7 @@ from vera_bringup.node_table import (
 from vera_bringup.resources import ResourceError, resource
 from vera_bringup.supervisor import Supervisor
 from vera_core.contract import load_contract, parse_overrides
+from vera_core.contract_files import source_root
 
 DOMAIN = 88
 # Other ways to move the same arm: `panda.launch.py contract:=panda_joints`.
@@ -221,6 +222,10 @@ def test_vera_starts_what_the_table_says(witnesses):
 
 def test_every_option_is_described_and_read_from_text():
     assert list(DESCRIPTIONS) == list(GraphOptions.__dataclass_fields__)
+    root = source_root()
+    if root is not None:
+        table = (root / 'docs' / 'how-to' / 'ros2-tools.md').read_text()
+        assert [name for name in DESCRIPTIONS if f'`{name}`' not in table] == []
     text = {name: str(getattr(OPTIONS, name)) for name in DESCRIPTIONS}
     assert GraphOptions.from_text(text) == OPTIONS
     for bad in ({'lockstep': 'perhaps'}, {'seed': 'x'}):
@@ -271,6 +276,8 @@ def test_viewers_are_nothing_that_the_robot_needs():
     assert 'scene' not in [spec.name for spec in off]
     with pytest.raises(ValueError, match="tf is 'on'; it is one of global, private, off"):
         node_table(contract, GraphOptions(tf='on'))
+    with pytest.raises(ValueError, match=r'nowhere.urdf cannot be read'):
+        node_table(contract, GraphOptions(description='nowhere.urdf'))
 
 
 def test_rviz_is_started_in_the_namespace_and_not_again(witnesses):

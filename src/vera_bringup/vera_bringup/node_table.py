@@ -280,6 +280,10 @@ def _viewers(
     if options.tf not in TF_CHOICES:
         raise ValueError(f'tf is {options.tf!r}; it is one of {", ".join(TF_CHOICES)}')
     remappings = (('/tf', 'tf'), ('/tf_static', 'tf_static')) if options.tf == 'private' else ()
+    if options.description:
+        from vera_core.kinematics.description import description_text
+
+        description_text(contract, options.description)  # a bad one is said now
     found = []
     if options.tf != 'off':
         publisher = _state_publisher(contract, options)
