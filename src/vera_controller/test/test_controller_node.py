@@ -199,7 +199,7 @@ def test_a_chunk_becomes_set_points_at_the_control_rate(world, make_chunk):
     world.reach(S.RUNNING, 'executing goal 1')
     wait_for(lambda: world.status.plan_seq == 1 and 0 < world.status.remaining < 2)
     world.reach(S.HOLD, 'ran out of actions after plan 1')
-    gaps = 1e3 * np.diff(world.times[:-30])
+    gaps = 1e3 * np.diff(world.times[:-30] if len(world.times) > 60 else world.times)
     # A machine that loses ticks leaves the robot behind when the chunk ends.
     atol = 0.1 if np.median(gaps) < 2e3 * PERIOD_S else 0.4
     np.testing.assert_allclose(world.positions()[-1], [1.1, 0.1, 0.6], atol=atol)
@@ -404,18 +404,14 @@ def test_a_second_controller_refuses_by_name_and_the_first_goes_on(running, capf
 def test_a_controller_that_comes_unseen_stops_both(running):
     """One that listened while nobody spoke: both hold, and say why."""
     stranger = running.node.create_publisher(S, 'controller_status', LATCHED)
-    for k in range(4):
+    deadline = time.monotonic() + 20
+    while not any('another controller is at work here' in m.reason for m in running.statuses):
+        assert time.monotonic() < deadline, 'the stop did not happen in time'
         msg = S(state=S.RUNNING, reason='of another goal')
-        msg.header.stamp.sec = 1000 + k
+        msg.header.stamp.sec = 1000 + int(time.monotonic() * 10)
         stranger.publish(msg)
         time.sleep(0.1)
-    wait_for(
-        lambda: any(
-            m.state == S.STOPPED and 'another controller is at work here' in m.reason
-            for m in running.statuses
-        ),
-        what='the stop',
-    )
+    running.reach(S.STOPPED, 'another controller is at work here')
 
 
 def test_the_process_of_the_controller_never_imports_torch():
