@@ -100,9 +100,14 @@ class World:
         deadline = time.monotonic() + timeout
         while np.abs(home - self.states[-1].position).max() > 0.05:
             assert time.monotonic() < deadline, self.reason
-            if not self.call('home').success and self.statuses[-1].state == S.STOPPED:
-                self.call('reset')
+            self.call_home()
             time.sleep(0.3)
+
+    def call_home(self):
+        """Whether it begins to go home; what a laden machine may have stopped is reset."""
+        if self.statuses[-1].state == S.STOPPED:
+            self.call('reset')
+        return self.call('home').success
 
     def close(self):
         self.running = False
@@ -141,7 +146,7 @@ def test_its_states_are_published_it_moves_and_a_reflex_stops_it(world):
     time.sleep(1.0)  # the last set-points at home
     link.put(contract.home_positions[:7] + AWAY)
     world.wait(lambda: world.states[-1].position[0] > 0.5, 'the new place')
-    world.wait(lambda: world.call('home').success, 'home')
+    world.wait(world.call_home, 'home')
     world.wait(lambda: abs(world.states[-1].velocity[0]) > 0.1, 'motion')
     link.faults.reflex_at = 0.0
     ordered = time.monotonic()
@@ -163,7 +168,7 @@ def test_estop_halts_the_arm_itself(world):
     link.put(load_contract('panda').home_positions[:7] + AWAY)
     assert world.controller.trigger_activate() == TransitionCallbackReturn.SUCCESS
     world.wait(lambda: world.states, 'joint_states')
-    world.wait(lambda: world.call('home').success, 'home')
+    world.wait(world.call_home, 'home')
     world.wait(lambda: abs(world.states[-1].velocity[0]) > 0.1, 'motion')
     assert world.call('estop').success
     world.reach(S.ESTOP, 'estop was called')

@@ -168,12 +168,12 @@ class ControllerNode(VeraNode):
 
     def _on_state(self, state: RobotState) -> None:
         with self.monitor('joint_states'):
+            self.controller.on_state(state)
             if self._states is not None:
                 names = self.contract.joint_names
                 self._states.publish(
                     joints_to_msg(names, state.positions, state.stamp, state.velocities)
                 )
-            self.controller.on_state(state)
             self._unanswered = state.stamp
             self._answer()
 
