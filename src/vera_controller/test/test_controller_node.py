@@ -371,7 +371,7 @@ def test_ctrl_c_in_motion_ends_with_a_hold_and_exit_code_0(world, make_chunk, nu
 @pytest.mark.parametrize(
     ('parameter', 'words'),
     [
-        ('robot:=allegro', "robot 'allegro' is planned but not part of this release; use one of: f"),
+        ('robot:=allegro', "robot 'allegro' is planned but not part of this release; use one"),
         ('robot:=spot', "unknown robot 'spot'; known: fake_arm"),
         ('contract:=nobody', "unknown embodiment 'nobody'"),
     ],
