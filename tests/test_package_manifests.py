@@ -15,6 +15,7 @@ from source_tree import PACKAGES, PYTHON_PACKAGES, ROOT, SRC, imports_of, module
 
 # Import name -> rosdep key.
 ROSDEP = {
+    'PIL': 'python3-pil',
     'cv2': 'python3-opencv',
     'hypothesis': 'python3-hypothesis',
     'matplotlib': 'python3-matplotlib',
@@ -39,6 +40,7 @@ PIP_ONLY = {
     'mcap': 'mcap',
     'mcap_ros2': 'mcap-ros2-support',
     'openpi_client': 'openpi-client',
+    'mujoco': 'mujoco-core',
     'pymunk': 'pymunk',
     'safetensors': 'safetensors',
     'tokenizers': 'tokenizers',
@@ -49,6 +51,8 @@ OPTIONAL = {'accelerate', 'lpips', 'peft', 'ptlflow', 'pyarrow', 'tensorboard', 
 OPTIONAL |= {'torchvision', 'vggt'}
 # Robots: the library of whichever arm there is.
 OPTIONAL |= {'franky', 'panda_py'}
+# And of whichever camera.
+OPTIONAL |= {'pyrealsense2'}
 # ROS packages that are needed without being imported by name in Python.
 NOT_IMPORTED = {'rosidl_default_generators', 'rosidl_default_runtime', 'launch', 'launch_ros'}
 NOT_IMPORTED |= {'ament_cmake', 'ament_cmake_python'}
