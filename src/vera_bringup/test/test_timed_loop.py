@@ -17,6 +17,7 @@ from vera_bringup.lockstep import episode_seed
 from vera_bringup.loop_bench import LoopBenchOptions, draw, make_timed_loop, row
 from vera_bringup.timed_loop import Timing
 from vera_core.contract import load_contract
+from vera_core.gates import PlanRejectedError, Verdict
 from vera_core.seams import Plan
 
 CONTRACT = load_contract('finger')
@@ -102,6 +103,20 @@ def test_a_continued_plan_begins_where_the_robot_is_and_the_next_at_what_is_seen
     assert all(anchor <= newest for anchor, newest, _ in anchors)
     horizon = Timing('async', 0.3).frames(CONTRACT)
     assert [n for *_, n in anchors] == [lead + horizon for lead in leads]
+
+
+def test_a_plan_that_its_planner_rejects_is_made_again(loop, monkeypatch):
+    plan, asked = loop.planner.plan, []
+
+    def picky(context, prompt, **more):
+        asked.append(prompt)
+        if len(asked) % 2:
+            raise PlanRejectedError(Verdict(accepted=False, reason='a piece is missing'))
+        return plan(context, prompt, **more)
+
+    monkeypatch.setattr(loop.planner, 'plan', picky)
+    assert loop.run(episode_seed(2026, 1), Timing('async', 0.2)).success
+    assert len(asked) >= 4
 
 
 def test_a_row_has_what_is_promised_and_can_be_drawn(episodes, tmp_path):

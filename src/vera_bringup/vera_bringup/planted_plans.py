@@ -19,6 +19,7 @@ from vera_bringup.evaluation import EPISODE_FRAMES
 from vera_bringup.lockstep import LockstepLoop, episode_seed
 from vera_core import canvas
 from vera_core.contract import Contract
+from vera_core.gates import PlanRejectedError
 from vera_core.seams import Image, Plan, Translator, VideoPlanner
 from vera_core.seeds import mix
 from vera_planner.planning import plan_motion, warm_up
@@ -40,6 +41,7 @@ PLANTED = {
     'frozen': 'copies of the anchor, half with noise up to 2 grey levels, where the expert moves',
 }
 JUMP = (6.0, 40.0)  # px of the canvas
+_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,15 @@ class _Asked:
             anchor_at(self.stamp, 0)
         return self._planner.plan(context, prompt, seed=seed)
 
+    def _ask_again(self, context: Image, prompt: str, seed: int) -> Plan:
+        """With other noise where the planner itself rejects what it made."""
+        for k in range(_TRIES - 1):
+            try:
+                return self._ask(context, prompt, mix(seed, k) if k else seed)
+            except PlanRejectedError:
+                continue
+        return self._ask(context, prompt, mix(seed, _TRIES))
+
     def plan(self, context: Image, prompt: str, *, seed: int = 0, warm_start: Any = None) -> Plan:
         plan = self._ask(context, prompt, seed)
         if self.loop is None:
@@ -109,7 +120,7 @@ class _Asked:
         other = expert_other = None
         if target is not None and others:
             words = prompt.replace(target, others[int(rng.integers(len(others)))])
-            other = self._ask(context, words, seed).frames
+            other = self._ask_again(context, words, seed).frames
             expert_other = world.expert_future(words, self.stamp, frames)
         if self.dreams:
             committed = self.loop.contract.video.committed
@@ -120,7 +131,7 @@ class _Asked:
                 context=context,
                 frames=plan.frames,
                 witnesses=np.array(
-                    [self._ask(context, prompt, mix(seed, 1 + i)).frames
+                    [self._ask_again(context, prompt, mix(seed, 1 + i)).frames
                      for i in range(self._witnesses)], np.uint8
                 ).reshape(self._witnesses, *plan.frames.shape),
                 other=other,

@@ -22,6 +22,7 @@ from vera_controller.controller import Controller
 from vera_controller.state_machine import State
 from vera_core.chunk import ActionChunk
 from vera_core.clocks import ManualClock, ns_to_seconds, seconds_to_ns
+from vera_core.gates import PlanRejectedError
 from vera_core.seeds import plan_seed
 from vera_drivers.sim_world import make_world
 from vera_jidm.servo import Dream, VisualServo
@@ -280,16 +281,27 @@ class _Run:
         except PlanRefusedError:
             self._after(self.timing.latency, lambda: self._finish())
             return
+        except PlanRejectedError as error:
+            reason = str(error)
+            self._after(self.timing.latency, lambda: self._rejected(reason))
+            return
         self._after(self.timing.latency, lambda: self._arrived(request, plan, asked))
 
     def _finish(self) -> None:
         self.goals.cancel('refused')
+
+    def _rejected(self, reason: str) -> None:
+        """The planner itself finds its plan implausible: another one at once."""
+        self.planning, self.warm_start = False, None
+        self.goals.rejected(reason)
+        self.scheduler.again()
 
     def _arrived(self, request: PlanRequest, plan: Plan, asked: int) -> None:
         self.planning = False
         self.latency.add(self.now - asked + seconds_to_ns(TRANSLATE_S))
         if not self.goals.planned(plan.motion, request.context[-1]).active:
             return
+        self.goals.accepted()
         self.warm_start = plan.warm_start
         request, plan = rooted(request, plan, self.contract)
         request = waited(request, self.observer, self.execution)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vera_core.gates import GateError, PlanRejectedError
+from vera_core.gates import GateError, PlanRejectedError, Verdict
 from vera_core.normal import Normal
 from vera_core.seams import Plan
 from vera_planner.goal import GoalCode, GoalKeeper, GoalState
@@ -153,6 +153,25 @@ def test_nothing_good_is_an_error_with_the_reason_unless_only_reported(normal):
         PlanChecks(normal, mode='perhaps')
     with pytest.raises(ValueError, match='0 candidates'):
         PlanChecks(normal, candidates=0)
+
+
+def test_a_candidate_that_the_planner_itself_rejects_is_left_out(normal):
+    def make(refusing):
+        sampler = Sampler()
+
+        def one(seed):
+            plan = sampler(seed)
+            if plan.motion in refusing:
+                raise PlanRejectedError(Verdict(accepted=False, reason='a piece is missing'))
+            return plan
+
+        return one
+
+    anchor = way(7)[0]
+    plan = PlanChecks(normal, candidates=3).ask(make({0, 2}), anchor, lambda plan: 4, 1)
+    assert plan.motion == 1 and plan.alternatives is None
+    with pytest.raises(PlanRejectedError, match='a piece is missing'):
+        PlanChecks(normal, candidates=3).ask(make({0, 1, 2}), anchor, lambda plan: 4, 1)
 
 
 def test_what_did_not_come_true():

@@ -22,6 +22,17 @@ class PlannerError(ValueError):
     """A context that this planner cannot continue; the message names what is wrong with it."""
 
 
+def check_frames(frames: Image, canvas: tuple[int, int], name: str = 'context') -> None:
+    """Raise PlannerError unless `frames` are uint8 [T, H, W, 3], T >= 1, of the canvas (H, W)."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or len(frames) == 0 or (
+        frames.shape[1:] != (*canvas, 3)
+    ):
+        raise PlannerError(
+            f'{name} has shape {frames.shape}, {frames.dtype}; expected [T >= 1, {canvas[0]}, '
+            f"{canvas[1]}, 3], uint8: check the contract's canvas"
+        )
+
+
 def to_signal(frames: Image) -> torch.Tensor:
     """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in -1..1."""
     return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float() / 127.5 - 1
@@ -112,14 +123,10 @@ class CompactPlanner:
             PlannerError: no frame, or frames of another size than the canvas.
         """
         c = self.network.config
-        expected = (*self.canvas, 3)
-        if context.ndim != 4 or len(context) == 0 or context.shape[1:] != expected:
-            raise PlannerError(
-                f'context has shape {context.shape}; expected [T >= 1, '
-                f"{self.canvas[0]}, {self.canvas[1]}, 3]: check the contract's canvas"
-            )
+        check_frames(context, self.canvas)
         doubt = np.zeros(len(context), np.float32)
         if pending is not None:
+            check_frames(pending, self.canvas, 'pending')
             context = np.concatenate([context, pending])
             doubt = np.append(doubt, np.full(len(pending), PENDING_LEVEL, np.float32))
             doubt[-1] = 0

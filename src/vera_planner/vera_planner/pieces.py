@@ -13,7 +13,7 @@ from torch import Tensor
 from vera_core.checkpoint import CheckpointInfo
 from vera_core.gates import PlanRejectedError, Verdict
 from vera_core.seams import Image, Plan
-from vera_planner.compact import PlannerError, default_threads, to_frames, to_signal
+from vera_planner.compact import PlannerError, check_frames, default_threads, to_frames, to_signal
 from vera_planner.pieces_network import (
     PiecesConfig,
     PiecesNetwork,
@@ -120,12 +120,9 @@ class PiecesPlanner:
             PlanRejectedError: not all moving pieces are in the picture; the next one may be better.
         """
         c = self.network.config
-        if context.ndim != 4 or len(context) == 0 or context.shape[1:] != (*self.canvas, 3):
-            raise PlannerError(
-                f'context has shape {context.shape}; expected [T >= 1, '
-                f"{self.canvas[0]}, {self.canvas[1]}, 3]: check the contract's canvas"
-            )
+        check_frames(context, self.canvas)
         if pending is not None:
+            check_frames(pending, self.canvas, 'pending')
             context = np.concatenate([context, pending])
         context = context[-c.context :]
         if not context[-1].any():

@@ -184,10 +184,16 @@ class PlanChecks:
             candidates.
 
         Raises:
-            PlanRejectedError: none may be executed.
-            Exception: whatever `make` raises.
+            PlanRejectedError: none may be executed, or the planner itself rejected all of them.
+            Exception: whatever else `make` raises.
         """
-        plans = [make(candidate_seed(seed, i)) for i in range(self.candidates)]
+        plans: list[Plan] = []
+        for i in range(self.candidates):
+            try:
+                plans.append(make(candidate_seed(seed, i)))
+            except PlanRejectedError:
+                if not plans and i + 1 == self.candidates:
+                    raise
         verdict, each = self.judge(anchor, [plan.frames for plan in plans])
         if not verdict.accepted:
             raise PlanRejectedError(verdict)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vera_core.contract import Contract
+from vera_core.gates import PlanRejectedError
 from vera_core.seams import Image, Plan, VideoPlanner
 from vera_core.seeds import mix
 from vera_planner.execution import Execution
@@ -158,6 +159,7 @@ def imagine(planner: VideoPlanner, request: PlanRequest, contract: Contract) -> 
 
     Raises:
         PlanRefusedError: the planner says that there is nothing to do.
+        PlanRejectedError: the planner itself finds its plan implausible.
         PlanError: frames that do not fit the contract.
         Exception: whatever the planner raises.
     """
@@ -210,14 +212,20 @@ def knows_pending(planner: VideoPlanner) -> bool:
 def _lengthened(
     planner: VideoPlanner, plan: Plan, request: PlanRequest, contract: Contract
 ) -> Plan:
-    """A plan of at least `request.horizon` frames: the planner goes on from what it imagined."""
+    """A plan of at least `request.horizon` frames: the planner goes on from what it imagined.
+
+    Shorter where the planner rejects what comes then.
+    """
     known = [*request.context, *(() if request.pending is None else request.pending)]
     frames = plan.frames
     for part in range(1, request.horizon):
         if len(frames) >= request.horizon:
             break
         context = np.stack([*known, *frames][-contract.video.context :])
-        more = planner.plan(context, request.prompt, seed=mix(request.seed, part))
+        try:
+            more = planner.plan(context, request.prompt, seed=mix(request.seed, part))
+        except PlanRejectedError:
+            break  # what is there is a plan, if a shorter one
         check_plan(more, contract)
         frames = np.concatenate([frames, more.frames])
     if frames is plan.frames:

@@ -21,7 +21,7 @@ from vera_core.checkpoint import CheckpointInfo, check_contract
 from vera_core.contract import Contract, ContractError
 from vera_core.contract_reader import build, read_document
 from vera_core.seams import Image, Plan
-from vera_planner.compact import PlannerError, default_threads
+from vera_planner.compact import PlannerError, check_frames, default_threads
 from vera_planner.wan.latents import Codec, LatentCodec, usable_frames, view_boxes
 from vera_planner.wan.sampler import (
     NEGATIVE_PROMPT,
@@ -412,13 +412,8 @@ class WanPlanner:
             MemoryNeedError: memory is full, and nothing is left that could be offloaded.
         """
         for name, frames in (('context', context), ('pending', pending)):
-            if frames is None:
-                continue
-            if frames.ndim != 4 or len(frames) == 0 or frames.shape[1:] != self._shape:
-                raise PlannerError(
-                    f'{name} has shape {frames.shape}; expected [T >= 1, {self._shape[0]}, '
-                    f"{self._shape[1]}, 3]: check the contract's canvas"
-                )
+            if frames is not None:
+                check_frames(frames, self._shape[:2], name)
         s = self.sampling
         known = context if pending is None else np.concatenate([context, pending])
         used = known[-usable_frames(len(known), self.codec.time_stride, s.context) :]
