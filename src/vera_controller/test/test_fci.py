@@ -137,11 +137,7 @@ def test_nobody_there_nobody_named_and_nobody_who_answers(arm):
 # The libraries themselves ---------------------------------------------------------------------
 
 CONTRACT = {'safety': None, 'robot': {'realtime': 'ignore'}}
-FR3 = {
-    **CONTRACT,
-    'joints.panda_joint4.position': [-3.0, -0.15],
-    'joints.panda_joint6.position': [0.5, 3.7],
-}
+FR3 = {**CONTRACT, 'joints': load_contract('panda_fr3').to_dict()['joints']}
 
 
 def robot(name, address, overrides):
@@ -186,7 +182,8 @@ def test_without_an_address_a_robot_says_where_to_write_it(name, overrides):
 
 @pytest.mark.parametrize('name', ['panda_franky', 'panda_fer'])
 def test_without_a_real_time_kernel_a_robot_says_so(monkeypatch, name):
-    overrides = {**FR3, 'robot': {'realtime': 'enforce', 'gripper': True}}
+    limits = FR3 if name == 'panda_franky' else CONTRACT
+    overrides = {**limits, 'robot': {'realtime': 'enforce', 'gripper': True}}
     made = robot(name, '127.64.251.4', overrides)
     monkeypatch.setattr('vera_controller.robots.franky.load', lambda name: FakeLibrary())
     monkeypatch.setattr('vera_controller.robots.panda_fer.load', lambda name: FakeLibrary())

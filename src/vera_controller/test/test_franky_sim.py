@@ -77,8 +77,7 @@ def fr3():
         {
             'safety': None,
             'robot': {'realtime': 'ignore', 'address': ADDRESS},
-            'joints.panda_joint4.position': [-3.0, -0.15],
-            'joints.panda_joint6.position': [0.5, 3.7],
+            'joints': load_contract('panda_fr3').to_dict()['joints'],
         },
     )
 

@@ -5,6 +5,7 @@ import pytest
 
 from vera_controller.limits import Limits
 from vera_controller.published_limits import FER, FR3, beyond
+from vera_controller.registry import RobotError, make_robot
 from vera_controller.safety_filter import SafetyFilter
 from vera_core.contract import load_contract
 
@@ -30,6 +31,13 @@ def test_the_contract_of_one_arm_is_not_that_of_the_other():
     words = ' '.join(beyond(Limits.from_contract(load_contract('panda')), FR3))
     assert 'panda_joint6: low position limit 0.02 is beyond 0.5445 of Franka Research 3' in words
     assert 'panda_joint2: at ' in words and 'lower its acceleration' in words
+
+
+@pytest.mark.parametrize(('robot', 'name'), [('panda_franky', 'panda'), ('panda_fer', 'panda_fr3')])
+def test_an_arm_is_not_moved_with_the_limits_of_the_other(robot, name):
+    contract = load_contract(name, {'robot.address': '127.0.0.9'})
+    with pytest.raises(RobotError, match=r'panda_joint\d: .* is beyond .*and \d+ more'):
+        make_robot(robot, contract, on_state=print, on_bad_state=print)
 
 
 def test_joints_of_another_robot_are_refused():

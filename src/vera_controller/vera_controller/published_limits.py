@@ -8,10 +8,15 @@ include/franka/rate_limiting.h of libfranka 0.9.2 (FER) and 0.21 (FR3).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vera_controller.limits import Limits, Vector
+from vera_controller.registry import RobotError
+
+if TYPE_CHECKING:
+    from vera_core.contract import Contract
 
 JOINTS = tuple(f'panda_joint{i}' for i in range(1, 8))
 # Places between the limits at which velocities are compared.
@@ -114,4 +119,15 @@ def beyond(limits: Limits, arm: Published) -> list[str]:
     return found
 
 
-__all__ = ['FER', 'FR3', 'Published', 'beyond']
+def require(contract: Contract, arm: Published) -> None:
+    """Raise RobotError unless the limits of a contract are within those of an arm."""
+    try:
+        found = beyond(Limits.from_contract(contract), arm)
+    except ValueError as error:
+        raise RobotError(str(error)) from error
+    if found:
+        more = f' (and {len(found) - 1} more)' if len(found) > 1 else ''
+        raise RobotError(f'{found[0]}{more}; write limits of this arm into the contract')
+
+
+__all__ = ['FER', 'FR3', 'Published', 'beyond', 'require']

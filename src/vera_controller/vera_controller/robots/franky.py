@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vera_controller.limits import Vector
+from vera_controller.published_limits import FR3, require
 from vera_controller.registry import RobotError
 from vera_controller.robots import fci
 from vera_controller.robots.arm import (
@@ -321,6 +322,7 @@ def names(errors: Any) -> list[str]:
 
 def panda_franky(contract: Contract, *, address: str = '', **options: Any) -> ArmRobot:
     """Robot `panda_franky`: an FR3 with server version 10 (system 5.9 and later)."""
+    require(contract, FR3)
     spec = contract.robot
     where, hand = need_address(spec, address), has_hand(contract)
     link = FrankyLink(where, spec, contract.control.period, hand)

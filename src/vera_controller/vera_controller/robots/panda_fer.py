@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vera_controller.limits import Vector
+from vera_controller.published_limits import FER, require
 from vera_controller.robots.arm import (
     FER_LIMITS,
     JOINTS,
@@ -176,6 +177,7 @@ class PandaLink:
 
 def panda_fer(contract: Contract, *, address: str = '', **options: Any) -> ArmRobot:
     """Robot `panda_fer`: a Panda with server version 5 (system 4.2.1 and later)."""
+    require(contract, FER)
     spec = contract.robot
     link = PandaLink(need_address(spec, address), spec, has_hand(contract))
     return ArmRobot(contract, link, **options)
