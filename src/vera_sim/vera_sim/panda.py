@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,10 @@ from vera_sim.panda_tasks import (
     remaining,
     vocabulary,
 )
-from vera_sim.ray_painter import RayPainter
+from vera_sim.ray_painter import RayPainter, Solid
+
+if TYPE_CHECKING:
+    from vera_sim.panda_gl import GlPainter
 
 Image = NDArray[np.uint8]
 
@@ -138,8 +141,22 @@ class PandaEnv:
             name: int(self._model.body_mocapid[self._model.body(name).id])
             for name in ('bowl', 'button')
         }
-        self._painter = RayPainter([part.solid for part in made.parts], TABLE, samples)
+        solids = [part.solid for part in made.parts]
+        self._rays = RayPainter(solids, TABLE, samples)
+        self.renderer, self._painter = self._choose(renderer, solids)
         self.reset(0)
+
+    def _choose(self, renderer: str, solids: list[Solid]) -> tuple[str, RayPainter | GlPainter]:
+        if renderer != 'painter':
+            from vera_sim.panda_gl import GlPainter
+
+            try:
+                painter = GlPainter(solids, TABLE, len(self.camera_names), self.size)
+                return painter.backend, painter
+            except ValueError:
+                if renderer == 'gl':
+                    raise
+        return 'painter', self._rays
 
     # Episodes -------------------------------------------------------------------------------
 
@@ -285,7 +302,7 @@ class PandaEnv:
         with self._seeing:
             self._mj.mj_setState(self._model, self._shown, vector, self._signature)
             frames = self._frames(self._shown)
-            found = self._painter.measure(frames, self._cameras(frames), self._visible)
+            found = self._rays.measure(frames, self._cameras(frames), self._visible)
         return dict(zip(self.camera_names, found, strict=True))
 
     def _frames(self, data: Any) -> Float:
