@@ -50,7 +50,7 @@ class PiecesTraining:
     codec_steps: int = 1800
     codec_batch: int = 16
     codec_lr: float = 2e-3
-    steps: int = 9000
+    steps: int = 6000
     batch: int = 256
     draws: int = 2
     shares: tuple[float, ...] = ()
@@ -447,7 +447,8 @@ def plot_curve(curve: list[dict[str, float]], file: Path) -> None:
             )  # fmt: skip
         axes.set(xlabel=f'step of the {part}')
         if rows:
-            axes.legend(frameon=False, fontsize=7)
+            side = {'loc': 'center left', 'bbox_to_anchor': (1.0, 0.5)} if part == 'motion' else {}
+            axes.legend(frameon=False, fontsize=7, **side)
     left.set(ylabel='masks: intersection over union')
     right.set(ylabel='distance from the expert [px]', yscale='log')
     figure.savefig(file, dpi=110)
