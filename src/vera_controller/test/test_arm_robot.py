@@ -237,6 +237,34 @@ def test_the_user_stop_is_no_case_for_a_recovery(rig):
     assert arm.status.state is State.READY
 
 
+def test_where_a_stopped_arm_is_is_still_told(rig):
+    arm = rig(stop_from=0.9, stop_until=4.0)
+    arm.moving()
+    arm.step(1.0)
+    led = arm.link._q + 0.05  # by hand
+    arm.link.put(led)
+    count = len(arm.states)
+    arm.step(0.5)
+    assert len(arm.states) == count + 50
+    np.testing.assert_array_equal(arm.states[-1].positions[:7], led)
+
+
+def test_an_arm_that_was_closed_can_be_opened_again(rig):
+    arm = rig()
+    arm.moving()
+    arm.robot.stop()
+    arm.robot.close()
+    arm.robot.connect()
+    arm.controller.stop()
+    arm.step(1.0)
+    arm.controller.reset()
+    before = arm.q
+    assert arm.go([0.05] * 7 + [1.0]) is None
+    arm.step(1.0)
+    assert (arm.q - before > 0.1).all()
+    assert not arm.faults_heard
+
+
 def test_a_refused_motion_is_surfaced_in_the_same_cycle(rig):
     arm = rig(refuse_move_at=0.9)
     arm.moving()

@@ -35,6 +35,8 @@ PositionLimits = tuple[tuple[float, ...], tuple[float, ...]]
 JOINTS = 7
 # Without set-points for so many periods the arm itself brakes; the next begins as if anew.
 SILENCE_PERIODS = 5
+# s without set-points after which a motion is over even if they did not come to rest.
+OVER_S = 2.0
 # A motion begins where the arm is: the first set-point may be so far from it, in seconds at the
 # velocity limit. The controller takes the measured position if it is further than 0.025 s.
 NEAR_S = 0.1
@@ -65,11 +67,15 @@ class LinkError(Exception):
 
     Attributes:
         recoverable: whether an automatic recovery may be tried.
+        reading: where the arm is nevertheless, if that is known.
     """
 
-    def __init__(self, message: str, recoverable: bool = True) -> None:
+    def __init__(
+        self, message: str, recoverable: bool = True, reading: Reading | None = None
+    ) -> None:
         super().__init__(message)
         self.recoverable = recoverable
+        self.reading = reading
 
 
 @dataclass(frozen=True)
@@ -204,6 +210,9 @@ class ArmRobot:
         if self._finger is not None:
             self.gripper = self._grip(gripper, self._finger)
         self._closing.clear()
+        self._mail.clear()
+        self._last, self._fault = None, ''
+        self._halted = self._muted = self._rested = False
         if self._threaded:
             self._thread = threading.Thread(target=self._run, name='arm', daemon=True)
             self._thread.start()
@@ -281,7 +290,7 @@ class ArmRobot:
             reading = self.link.read()
         except LinkError as error:
             self._fail(str(error), error.recoverable)
-            return None
+            return error.reading
         self._read_at = self._clock.now()
         self._reading = reading
         if self._fault and not self._recoverable:
@@ -303,8 +312,9 @@ class ArmRobot:
         same = last is not None and np.array_equal(positions, last)
         # Set-points that repeat end a motion, the next that does not begins another: so no gap in
         # those of an interrupted motion ever brings it back to life.
-        begins = last is None or (self._rested and not same)
-        silent = ns_to_seconds(now - self._told) > SILENCE_PERIODS * self._period
+        gap = ns_to_seconds(now - self._told)
+        begins = last is None or gap > OVER_S or (self._rested and not same)
+        silent = gap > SILENCE_PERIODS * self._period
         self._rested, self._told = same, now
         if not self._fault and (begins or (silent and not self._muted)):
             self._muted = self._away(positions)

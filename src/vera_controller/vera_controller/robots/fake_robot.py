@@ -210,10 +210,11 @@ class FakeLink:
             self._dq, self._wanted = np.zeros(JOINTS), np.zeros(JOINTS)
         if self._lost:
             raise LinkError('the connection to the arm is lost')
+        still = Reading(self._q.copy(), self._dq.copy(), self._q.copy())
         if self._reflex:
-            raise LinkError('reflex of the arm: cartesian reflex')
+            raise LinkError('reflex of the arm: cartesian reflex', reading=still)
         if stopped:
-            raise LinkError('the user stop is pressed: release it', recoverable=False)
+            raise LinkError('the user stop is pressed: release it', False, still)
 
     def _advance(self) -> None:
         now = self._clock.now()

@@ -111,6 +111,18 @@ def plain(error: BaseException) -> str:
     return '; '.join(line for line in lines if line).removeprefix('libfranka: ')
 
 
+def checked(state: Any) -> Reading:
+    """The reading of a state of libfranka; raises LinkError for modes and errors, with it."""
+    reading = Reading(np.array(state.q), np.array(state.dq), np.array(state.q_d))
+    mode, errors = state.robot_mode.name.removeprefix('k'), names(state.current_errors)
+    if mode in WAITING:
+        raise LinkError(WAITING[mode], recoverable=False, reading=reading)
+    if mode == 'Reflex' or errors:
+        named = ', '.join(errors) or 'no error is named'
+        raise LinkError(f'reflex of the arm: {named}', reading=reading)
+    return reading
+
+
 class Hand:
     """The Franka hand; its commands block in C++, without holding Python up.
 
@@ -219,12 +231,7 @@ class FrankyLink:
         except Exception as error:
             raise LinkError(plain(error)) from error
         self._listen(state.time.to_msec())
-        mode, errors = state.robot_mode.name, names(state.current_errors)
-        if mode in WAITING:
-            raise LinkError(WAITING[mode], recoverable=False)
-        if mode == 'Reflex' or errors:
-            raise LinkError(f'reflex of the arm: {", ".join(errors) or "no error is named"}')
-        return Reading(np.array(state.q), np.array(state.dq), np.array(state.q_d))
+        return checked(state)
 
     def begin(self) -> None:
         """Nothing: the first velocity starts the motion."""
@@ -332,6 +339,7 @@ def panda_franky(contract: Contract, *, address: str = '', **options: Any) -> Ar
 __all__ = [
     'FrankyLink',
     'Hand',
+    'checked',
     'enforce_realtime',
     'has_realtime_kernel',
     'load',

@@ -23,10 +23,9 @@ from vera_controller.robots.arm import (
     need_address,
 )
 from vera_controller.robots.franky import (
-    WAITING,
+    checked,
     enforce_realtime,
     load,
-    names,
     plain,
     refused,
     take_hand,
@@ -85,12 +84,7 @@ class PandaLink:
             raise LinkError('the connection to the arm is lost')
         try:
             panda.refresh_state()
-            state = panda.get_state()
-            mode, errors = state.robot_mode.name.removeprefix('k'), names(state.current_errors)
-            if mode in WAITING:
-                raise LinkError(WAITING[mode], recoverable=False)
-            if mode == 'Reflex' or errors:
-                raise LinkError(f'reflex of the arm: {", ".join(errors) or "no error is named"}')
+            reading = checked(panda.get_state())
             panda.raise_error()
             self._rest()
         except LinkError:
@@ -102,7 +96,7 @@ class PandaLink:
             self._lost = any(word in text.lower() for word in LOST)
             lost = 'the connection to the arm is lost: ' if self._lost else ''
             raise LinkError(lost + text) from error
-        return Reading(np.array(state.q), np.array(state.dq), np.array(state.q_d))
+        return reading
 
     def begin(self) -> None:
         """Start the controller where the arm is."""
