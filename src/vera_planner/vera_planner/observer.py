@@ -26,7 +26,8 @@ class Observer:
         frames = video.context * video.frame_period_ns // contract.cameras[0].period_ns
         self._buffer = FrameBuffer(video.frame_period_ns, maxlen=2 * frames + 2)
         self._watchdogs = {c.name: Watchdog(video.frame_timeout, clock) for c in contract.cameras}
-        self._canvases = Watchdog(video.frame_timeout, clock)
+        # Longer than the others: a camera that is silent is to be told as that.
+        self._canvases = Watchdog(2 * video.frame_timeout, clock)
         self._freeze = FreezeWatch(contract.camera_names)
 
     @property
