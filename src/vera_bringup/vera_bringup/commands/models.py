@@ -137,9 +137,11 @@ def describe(path: Path) -> dict[str, Any]:
         info = {'kind': f'unreadable: {error}'}
     training = info.get('training', {})
     actual = sha256_of(path)
-    channels = info.get('contract', {}).get('channels', [])
-    canvas = info.get('contract', {}).get('canvas', {})
-    embodies = f'canvas {canvas.get("width", "?")}x{canvas.get("height", "?")}'
+    contract = info.get('contract', {})
+    channels = contract.get('channels', [])
+    canvases = [each.get('canvas', {}) for each in contract.get('any_of', [contract])]
+    sizes = [f'{c.get("width", "?")}x{c.get("height", "?")}' for c in canvases]
+    embodies = f'canvas {" or ".join(sizes)}'
     embodies += f', {len(channels)} channels' if channels else ''
     return {
         'kind': info.get('kind', '?'),
