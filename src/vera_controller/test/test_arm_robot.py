@@ -237,6 +237,17 @@ def test_the_user_stop_is_no_case_for_a_recovery(rig):
     assert arm.status.state is State.READY
 
 
+def test_a_fault_that_is_over_at_once_still_ends_the_motion(rig):
+    arm = rig(stop_from=0.9, stop_until=0.92)
+    arm.moving()
+    arm.step(1.0, until=lambda: bool(arm.faults_heard))
+    stood = arm.link._q.copy()
+    arm.step(1.0)
+    assert arm.robot.fault == ''
+    assert arm.status.state is State.STOPPED
+    np.testing.assert_array_equal(arm.q, stood)
+
+
 def test_where_a_stopped_arm_is_is_still_told(rig):
     arm = rig(stop_from=0.9, stop_until=4.0)
     arm.moving()
