@@ -90,6 +90,26 @@ def test_no_plant_where_it_would_be_right():
     assert plant(replace(one, jump=np.zeros_like(one.jump)), 'teleport', 0) is None
 
 
+def test_only_what_is_executed_is_translated_and_compared_with_what_came():
+    from dataclasses import replace
+
+    one = replace(dream(5), committed=2)
+    one = replace(one, came=one.frames[1:2])
+    seen = []
+
+    class Counting(Reader):
+        def explain(self, anchor, frames, state=None):
+            seen.append(len(frames))
+            return super().explain(anchor, frames, state)
+
+    work.sample(Counting(), one, 'good', one.frames)
+    assert seen == [2]
+    assert work.outcomes([one])['good'] == [0.0]
+    for seed in range(8):
+        frames = plant(one, 'teleport', seed)
+        assert (frames[1] != one.frames[1]).any()
+
+
 def test_bad_plans_are_stopped_and_good_ones_are_not(found):
     table = work.rows(found)
     last = {row['kind']: row for row in table if row.get('candidates') == 3}

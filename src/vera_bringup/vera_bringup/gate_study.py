@@ -86,7 +86,8 @@ def sample(
     )
     if normal is not None and normal.score(by_frames[0])[0] > normal.threshold:
         return Sample(kind, by_frames, None)
-    return Sample(kind, by_frames, action_signals(translator.explain(dream.anchor, frames)[1]))
+    explanation = translator.explain(dream.anchor, frames[: dream.executed])[1]
+    return Sample(kind, by_frames, action_signals(explanation))
 
 
 def samples(
@@ -113,13 +114,14 @@ def outcomes(dreams: Sequence[Dream]) -> dict[str, list[float]]:
     for dream in dreams:
         if not len(dream.came):
             continue
-        came = dream.came[-1]
-        out[GOOD].append(unrealised(dream.anchor, dream.frames[-1], came))
-        if plan_motion(dream.anchor, dream.frames[-1]) >= dream.visible:
-            out[BLOCKED].append(unrealised(dream.anchor, dream.frames[-1], dream.anchor))
+        came, last = dream.came[-1], dream.executed - 1
+        dreamt = dream.frames[last]
+        out[GOOD].append(unrealised(dream.anchor, dreamt, came))
+        if plan_motion(dream.anchor, dreamt) >= dream.visible:
+            out[BLOCKED].append(unrealised(dream.anchor, dreamt, dream.anchor))
         other = plant(dream, 'other goal', 0)
-        if other is not None:
-            out[ELSEWHERE].append(unrealised(dream.anchor, other[-1], came))
+        if other is not None and plan_motion(dreamt, other[last]) >= dream.visible:
+            out[ELSEWHERE].append(unrealised(dream.anchor, other[last], came))
     return out
 
 

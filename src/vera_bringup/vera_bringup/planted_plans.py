@@ -34,10 +34,10 @@ from vera_sim.pusht_physics import TABLE
 # elsewhere; a pusher that is two.
 VISIBLE = {'finger': 73.0, 'pusht': 20.0}
 PLANTED = {
-    'teleport': 'a disc, or the block, jumps by 6 to 40 px in the middle of the plan',
+    'teleport': 'a disc, or the block, jumps by 6 to 40 px in one of the frames to be executed',
     'reversed': 'the frames in the opposite order: it begins at its end',
     'other goal': 'what the same planner imagines for another disc of the scene (PushT: no such)',
-    'noise': 'every frame from some frame on with its own Gaussian noise of 10 to 40 grey levels',
+    'noise': 'every frame from one of these on with its own Gaussian noise of 10 to 40 grey levels',
     'frozen': 'copies of the anchor, half with noise up to 2 grey levels, where the expert moves',
 }
 JUMP = (6.0, 40.0)  # px of the canvas
@@ -59,6 +59,7 @@ class Dream:
             executed, j <= K; empty where the episode ended before.
         good: whether the episode reached its goal.
         visible: the embodiment's VISIBLE.
+        committed: K, how many of the frames are executed; 0: all of them.
     """
 
     context: Image
@@ -71,6 +72,12 @@ class Dream:
     came: Image
     good: bool = False
     visible: float = VISIBLE['finger']
+    committed: int = 0
+
+    @property
+    def executed(self) -> int:
+        """How many of the frames are executed."""
+        return self.committed or len(self.frames)
 
     @property
     def anchor(self) -> Image:
@@ -140,6 +147,7 @@ class _Asked:
                 jump=_jump(env, self.loop.contract, target, frames, rng),
                 came=context[:0],
                 visible=VISIBLE[studied(self.loop.contract)],
+                committed=self.loop.contract.video.committed,
             )
         )
         return plan
@@ -264,7 +272,7 @@ def collect(
 
 
 def _teleport(dream: Dream, rng: np.random.Generator) -> Image | None:
-    begin = int(rng.integers(len(dream.frames)))
+    begin = int(rng.integers(dream.executed))
     if (np.abs(dream.jump[begin]).max(-1) > LEVELS).sum() < SEEN:
         return None
     frames = dream.frames.astype(np.float32)
@@ -287,7 +295,7 @@ def _other(dream: Dream, rng: np.random.Generator) -> Image | None:
 
 
 def _noise(dream: Dream, rng: np.random.Generator) -> Image | None:
-    begin = int(rng.integers(len(dream.frames)))
+    begin = int(rng.integers(dream.executed))
     blur, strength = rng.uniform(0, 1.5), rng.uniform(10, 40)
     frames = dream.frames.astype(np.float32)
     for frame in frames[begin:]:
