@@ -184,9 +184,7 @@ def _take(
     while collector.count < count:
         frame = device.wait_newer(stamp, 5.0)
         stamp = frame.stamp
-        # The joints of that moment may be still under way.
-        moment = frame.stamp
-        joints.until(lambda moment=moment: (joints.states.newest or 0) >= moment, STATE_WAIT)
+        joints.await_moment(frame.stamp, STATE_WAIT)
         taken, text = collector.offer(frame.image, frame.stamp, joints.states)
         if taken or text != said:
             clock = time.strftime('%H:%M:%S')

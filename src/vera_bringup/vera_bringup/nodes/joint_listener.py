@@ -37,6 +37,10 @@ class JointListener(VeraClient):
         self.node.create_subscription(JointState, 'joint_states', self._on_state, STATE)
         return self
 
+    def await_moment(self, stamp: int, timeout: float) -> bool:
+        """Spin until the joints of `stamp` [ns] are known, at most `timeout` seconds."""
+        return self.until(lambda: (self.states.newest or 0) >= stamp, timeout)
+
     def _on_state(self, message: Any) -> None:
         try:
             state = joints_from_msg(message, self._contract.joint_names)
