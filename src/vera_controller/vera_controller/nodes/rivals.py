@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A controller speaks every tenth of a second; discovery of others takes a part of that as well. Who
 # was heard once gets more time to be heard again.
-LISTEN_S, AGAIN_S = 0.5, 1.5
+LISTEN_S, AGAIN_S = 1.0, 2.0
 
 
 class Rivals:
