@@ -20,11 +20,13 @@ from vera_bringup.statistics import (
     NO_MOTION,
     REACHED,
     RESTED,
+    STOPPED,
     TIME,
     WRONG,
     EpisodeResult,
 )
 from vera_controller.controller import Controller
+from vera_controller.state_machine import State
 from vera_core.chunk import ActionChunk
 from vera_core.clocks import ManualClock, ns_to_seconds
 from vera_core.gates import PlanRejectedError, Verdict
@@ -177,6 +179,7 @@ class _Episode:
         self.right: list[bool] = []
         self.realised: list[float] = []
         self.came_true: list[bool] = []
+        self.stopped = False
 
     def run(self, frames: int) -> EpisodeResult:
         world = self.world
@@ -191,16 +194,15 @@ class _Episode:
         goal, _ = self.goals.begin(self.prompt)
         self.controller.on_goal(self.goal_id, True)
         while world.stamp < end and not world.over:
-            if not self._plan_if_due():
+            if not self._plan_if_due() or not self._tick():
                 break
-            self._tick()
         goal = self.goals.goal
         return EpisodeResult(
             index=self.index,
             seed=world.seed,
             prompt=self.prompt,
             target=self.target,
-            outcome=outcome(world.reached, self.target, goal),
+            outcome=STOPPED if self.stopped else outcome(world.reached, self.target, goal),
             progress=world.progress(self.target, start),
             coverage=world.best_coverage,
             duration=ns_to_seconds(world.stamp - begin),
@@ -222,10 +224,14 @@ class _Episode:
             self.observer.add(camera.name, image, self.world.stamp)
         self.controller.on_state(self.world.robot_state())
 
-    def _tick(self) -> None:
+    def _tick(self) -> bool:
+        """One set-point; False if the controller has stopped, as when something holds the arm."""
         setpoint = self.controller.tick(self.world.stamp)
         if setpoint is None:
             status = self.controller.status(self.world.stamp)
+            if status.state is State.STOPPED:
+                self.stopped = True
+                return False
             raise LoopError(
                 f'no set-point at {ns_to_seconds(self.world.stamp):.2f} s: the controller is '
                 f'{status.state.name} ({status.reason}); last refusal: '
@@ -235,6 +241,7 @@ class _Episode:
             self.commands.append(setpoint.positions)
         self.world.step(setpoint.positions)
         self._publish()
+        return True
 
     def _plan_if_due(self) -> bool:
         """Plan and translate when it is time; False if the goal has ended."""

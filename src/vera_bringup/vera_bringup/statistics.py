@@ -22,6 +22,7 @@ WRONG = 'another goal was reached first'
 RESTED = 'the plan came to rest elsewhere'
 NO_MOTION = 'the plan showed no motion'
 TIME = 'not reached in time'
+STOPPED = 'the controller stopped'
 IMPLAUSIBLE = 'too many plans in a row were rejected'
 
 

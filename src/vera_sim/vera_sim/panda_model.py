@@ -128,15 +128,16 @@ def _mjcf(urdf: Urdf) -> str:
         impratio='10', iterations='30',
     )
     default = ET.SubElement(root, 'default')
-    # Contact bits: the arm touches things and the table, not itself.
+    # Contact bits: the arm touches things and the table, not itself. Rubber on the fingers, wood
+    # under the cubes: the product of both frictions stays under 1, or pushing would be a wedge.
     for name, values in {
         'arm': {'contype': '1', 'conaffinity': '0', 'density': '900', 'friction': '1 0.02 0.001'},
         'finger': {
-            'contype': '1', 'conaffinity': '0', 'mass': '0.02', 'friction': '1.6 0.02 0.001',
+            'contype': '1', 'conaffinity': '0', 'mass': '0.02', 'friction': '1.2 0.02 0.001',
             'condim': '4', 'solref': '0.006 1',
         },
         'thing': {
-            'contype': '2', 'conaffinity': '3', 'friction': '0.9 0.01 0.001', 'condim': '4',
+            'contype': '2', 'conaffinity': '3', 'friction': '0.35 0.01 0.001', 'condim': '4',
             'solref': '0.006 1',
         },
     }.items():
