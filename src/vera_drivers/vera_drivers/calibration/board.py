@@ -148,7 +148,8 @@ class Board:
         marker = self.marker or MARKER_SHARE * self.square
         text = (
             f'{self.columns} x {self.rows}, squares {1e3 * self.square:g} mm, markers '
-            f'{1e3 * marker:g} mm, {self.dictionary}. Print at 100 %: then the line above is 100 mm.'
+            f'{1e3 * marker:g} mm, {self.dictionary}. '
+            'Print at 100 %: then the line above is 100 mm.'
         )
         cv2.putText(
             page, text, (x, line + round(0.008 * dots)), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (0,), 2,
