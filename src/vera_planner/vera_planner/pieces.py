@@ -125,11 +125,9 @@ class PiecesPlanner:
             check_frames(pending, self.canvas, 'pending')
             context = np.concatenate([context, pending])
         context = context[-c.context :]
-        if not context[-1].any():
-            frames = np.repeat(context[-1:], c.look_ahead, axis=0)
-            return Plan(frames=frames, frame_period=self.frame_period)
         pictures = to_signal(context)
-        masks, past, real, there = self.look(pictures)
+        dark = not context[-1].any()
+        masks, past, real, there = self.look(pictures, insist=not dark)
         text = torch.from_numpy(self._encoder(prompt))[None]
         motion = self.network.motion
         scene = motion.encode(
@@ -138,11 +136,17 @@ class PiecesPlanner:
         moves = motion.sample(
             self.embodiment, scene, self.steps, torch.Generator().manual_seed(seed)
         )[0]
+        if dark:
+            moves = torch.zeros_like(moves)
         future = compose(pictures[-1], masks, past[-1], moves, self._moving)
         return Plan(frames=to_frames(future), frame_period=self.frame_period)
 
-    def look(self, pictures: Tensor) -> tuple[Tensor, Tensor, int, Tensor]:
+    def look(self, pictures: Tensor, insist: bool = True) -> tuple[Tensor, Tensor, int, Tensor]:
         """What is where in pictures [T, 3, H, W] in -1..1, the last one the anchor.
+
+        Args:
+            pictures: the context.
+            insist: on all moving pieces.
 
         Returns:
             Masks [K, H, W] of the anchor; poses [N, K, 3] of the past, the first one repeated
@@ -161,7 +165,7 @@ class PiecesPlanner:
         found = masks.sum((2, 3)) >= least
         names = c.pieces[self.embodiment]
         lost = [names[k] for k in self._moving if not found[-1, k]]
-        if lost:
+        if lost and insist:
             raise PlanRejectedError(
                 Verdict(
                     accepted=False,
@@ -170,7 +174,7 @@ class PiecesPlanner:
             )
         # Motion is known as far back as all that moves was seen.
         seen = found[:, self._moving].all(1).flip(0).int().cumprod(0)
-        real = int(seen.sum())
+        real = max(1, int(seen.sum()))
         past = poses[-real:].clone()
         there = found[-1].clone()
         for k in range(len(names)):
