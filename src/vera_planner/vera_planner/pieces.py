@@ -136,9 +136,9 @@ class PiecesPlanner:
         moves = motion.sample(
             self.embodiment, scene, self.steps, torch.Generator().manual_seed(seed)
         )[0]
-        if dark:
-            moves = torch.zeros_like(moves)
         future = compose(pictures[-1], masks, past[-1], moves, self._moving)
+        if dark:  # all of this was for warming up
+            future = pictures[-1:].expand_as(future)
         return Plan(frames=to_frames(future), frame_period=self.frame_period)
 
     def look(self, pictures: Tensor, insist: bool = True) -> tuple[Tensor, Tensor, int, Tensor]:
