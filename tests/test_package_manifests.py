@@ -149,7 +149,7 @@ def test_requirements_cover_the_imports() -> None:
         for line in text.splitlines()
         if line and not line.startswith(('#', ' '))
     }
-    pypi = {'cv2': 'opencv-python-headless', 'yaml': 'pyyaml'}
+    pypi = {'cv2': 'opencv-python-headless', 'PIL': 'pillow', 'yaml': 'pyyaml'}
     files = [path for package in PYTHON_PACKAGES for path in modules_of(package)]
     for path in files:
         for item in imports_of(path):

@@ -111,4 +111,4 @@ def test_every_training_has_a_name_that_a_checkpoint_may_have() -> None:
     assert any(cell.recipe for cell in cells)
     for cell in cells:
         check_name(cell.name)
-    assert len({cell.name for cell in cells}) == len({(c.name, c.recipe) for c in cells})
+    assert len({cell.name for cell in cells}) == len({(c.name, str(c.recipe)) for c in cells})
