@@ -38,8 +38,9 @@ class MovingPlanner:
 
     def plan(self, context, prompt, *, seed=0, warm_start=None):
         frames = np.repeat(context[-1][None], 4, axis=0).copy()
-        frames[:, :8, :8] ^= 255
-        return Plan(frames, 0.2)
+        # Black or white, whichever is further from what is seen.
+        frames[:, :8, :8] = np.where(frames[:, :8, :8] < 128, 255, 0)
+        return Plan(frames, 0.2, motion=100.0)
 
 
 def write_video(path, moving, still=0):
