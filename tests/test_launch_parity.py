@@ -210,7 +210,8 @@ def test_vera_starts_what_the_table_says(witnesses):
     assert planner['remappings'] == ['__node:=planner', '__ns:=/left']
     assert planner['parameters'] == {
         'contract': 'finger', 'planner': 'oracle', 'checkpoint': '', 'lockstep': True, 'seed': 7,
-        'gate': 'report', 'candidates': 1, 'mode': 'async', 'horizon': 0.0, 'plan_timeout': 15.0,
+        'gate': 'report', 'candidates': 1, 'mode': 'async', 'horizon': 0.0, 'pending': False,
+        'plan_timeout': 15.0,
     }  # fmt: skip
     # A text that looks like a number stays a text.
     assert seen['translator']['parameters']['checkpoint'] == '12345'

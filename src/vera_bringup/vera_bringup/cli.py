@@ -53,6 +53,10 @@ TranslatorCheckpoint = Annotated[str, typer.Option(help=DESCRIPTIONS['translator
 Mode = Annotated[str, typer.Option(help=DESCRIPTIONS['mode'])]
 Gate = Annotated[str, typer.Option(help=DESCRIPTIONS['gate'])]
 Candidates = Annotated[int, typer.Option(help=DESCRIPTIONS['candidates'], min=1, max=16)]
+Replan = Annotated[str, typer.Option(help=DESCRIPTIONS['replan'])]
+Follow = Annotated[str, typer.Option(help=DESCRIPTIONS['follow'])]
+Horizon = Annotated[float, typer.Option(help=DESCRIPTIONS['horizon'], min=0)]
+Pending = Annotated[bool, typer.Option(help=DESCRIPTIONS['pending'])]
 Seed = Annotated[int, typer.Option(help=DESCRIPTIONS['seed'], min=0)]
 Timeout = Annotated[float, typer.Option(help='seconds', min=0.1)]
 Columns = Annotated[int, typer.Option(help='squares of the board from left to right', min=3)]
@@ -75,9 +79,10 @@ def up(
     gate: Gate = 'report',
     candidates: Candidates = 1,
     record: Annotated[bool, typer.Option('--record', help='record all topics (MCAP)')] = False,
-    replan: Annotated[str, typer.Option(help=DESCRIPTIONS['replan'])] = 'async',
-    follow: Annotated[str, typer.Option(help=DESCRIPTIONS['follow'])] = 'chunk',
-    horizon: Annotated[float, typer.Option(help=DESCRIPTIONS['horizon'], min=0)] = 0.0,
+    replan: Replan = 'async',
+    follow: Follow = 'chunk',
+    horizon: Horizon = 0.0,
+    pending: Pending = False,
     plan_timeout: Annotated[float, typer.Option(help=DESCRIPTIONS['plan_timeout'], min=0.1)] = 15.0,
     use_fake_hardware: Annotated[bool, typer.Option(help=DESCRIPTIONS['use_fake_hardware'])] = True,
     robot: Annotated[str, typer.Option(help=DESCRIPTIONS['robot'])] = '',
@@ -100,7 +105,7 @@ def up(
 
     options = GraphOptions(
         namespace, planner, planner_checkpoint, translator, translator_checkpoint, mode, seed,
-        lockstep, gate, candidates, replan, follow, horizon, plan_timeout,
+        lockstep, gate, candidates, replan, follow, horizon, pending, plan_timeout,
         use_fake_hardware=use_fake_hardware,
         robot=robot, robot_ip=robot_ip, load_gripper=load_gripper, tf=tf, description=description,
         use_rviz=use_rviz,
@@ -172,6 +177,11 @@ def demo(
     planner_checkpoint: PlannerCheckpoint = '',
     translator: Translator = '',
     translator_checkpoint: TranslatorCheckpoint = '',
+    gate: Gate = 'report',
+    replan: Replan = 'async',
+    follow: Follow = 'chunk',
+    horizon: Horizon = 0.0,
+    pending: Pending = False,
     seed: Seed = 0,
     goals: Annotated[int, typer.Option(help='goals to send', min=1, max=100)] = 5,
     timeout: Annotated[
@@ -191,7 +201,8 @@ def demo(
     from vera_bringup.commands.demo import run
 
     options = GraphOptions(
-        namespace, planner, planner_checkpoint, translator, translator_checkpoint, seed=seed
+        namespace, planner, planner_checkpoint, translator, translator_checkpoint, seed=seed,
+        gate=gate, replan=replan, follow=follow, horizon=horizon, pending=pending,
     )
     run(embodiment, options, goals, timeout, as_json, domain, runs)
 

@@ -82,6 +82,7 @@ DESCRIPTIONS = {
     'replan': 'async: plan while the last plan is executed; sync: stop and go',
     'follow': 'chunk: a plan becomes one chunk; servo: its frames are followed by sight',
     'horizon': "[s] that plans reach at least; 0: the planner's look-ahead",
+    'pending': 'tell the planner which frames of its last plan are still to be executed',
     'plan_timeout': '[s] after which a planner is taken to hang and the goal ends',
     'record': 'folder for an MCAP recording of all topics; empty: none',
     'use_fake_hardware': 'the simulated robot and cameras; false: the real ones',
@@ -111,6 +112,7 @@ class GraphOptions:
     replan: str = 'async'
     follow: str = 'chunk'
     horizon: float = 0.0
+    pending: bool = False
     plan_timeout: float = 15.0
     record: str = ''
     use_fake_hardware: bool = True
@@ -216,6 +218,7 @@ def node_table(
             candidates=options.candidates,
             mode=options.replan,
             horizon=options.horizon,
+            pending=options.pending,
             plan_timeout=options.plan_timeout,
         ),
     ]
