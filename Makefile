@@ -18,7 +18,7 @@ demo: setup  ## start the robot, send it five goals in words, show what happened
 	@$(RUN)/vera demo
 
 test: setup  ## the tests, without the slow ones (ARGS=...: options of pytest)
-	@$(RUN)/python -m pytest -m 'not slow' $(ARGS)
+	@$(RUN)/python scripts/run_tests.py -m 'not slow' $(ARGS)
 
 lint: setup  ## ruff and mypy
 	@$(RUN)/ruff check .
