@@ -292,7 +292,8 @@ def test_too_many_rejected_plans_end_the_episode(tmp_path, monkeypatch):
 def test_dream_and_execution_are_counted_apart():
     def episode(dreams, came, outcome=REACHED, rejected=()):
         return EpisodeResult(
-            0, 0, '', 'red', outcome, 1.0, 1.0, dreams=dreams, came_true=came, rejected=rejected
+            0, 0, '', 'red', outcome, 1.0, 1.0, dreams=dreams, rejected=rejected,
+            realised=tuple(0.9 if true else 0.1 for true in came),
         )
 
     report = summarise([

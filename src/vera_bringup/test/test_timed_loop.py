@@ -68,8 +68,8 @@ def test_the_same_episode_gives_the_same_numbers(loop, episodes):
     timing, before = episodes['async']
     after = loop.run(episode_seed(2026, 1), timing)
     assert before.plans >= 3
-    assert (after.seconds, after.way, after.plans) == (before.seconds, before.way, before.plans)
-    assert np.array_equal(after.jerk, before.jerk) and np.array_equal(after.ages, before.ages)
+    assert (after.duration, after.way, after.plans) == (before.duration, before.way, before.plans)
+    assert np.array_equal(after.jerks, before.jerks) and np.array_equal(after.ages, before.ages)
 
 
 def test_a_continued_plan_begins_where_the_robot_is_and_the_next_at_what_is_seen(monkeypatch):
@@ -131,7 +131,7 @@ def test_a_row_has_what_is_promised_and_can_be_drawn(episodes, tmp_path):
 def test_an_episode_that_never_moved_has_no_smoothness(episodes):
     timing, episode = episodes['sync']
     nothing = replace(
-        episode, outcome='time', way=0.0, moving=0.0, jerk=np.zeros(0), ages=np.zeros(0),
+        episode, outcome='time', way=0.0, moving=0.0, jerks=np.zeros(0), ages=np.zeros(0),
         goal_time=0.0, idle=0.0,
     )
     found = row('finger', timing, [nothing])

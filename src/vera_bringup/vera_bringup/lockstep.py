@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vera_bringup.dream_judge import DreamJudge
+from vera_bringup.film import Film
 from vera_bringup.selfplay_motion import REACH
 from vera_bringup.statistics import (
     IMPLAUSIBLE,
@@ -24,6 +25,8 @@ from vera_bringup.statistics import (
     TIME,
     WRONG,
     EpisodeResult,
+    jerk_squares,
+    root_mean,
 )
 from vera_controller.controller import Controller
 from vera_controller.state_machine import State
@@ -44,6 +47,9 @@ if TYPE_CHECKING:
 
     from vera_core.contract import Contract
     from vera_core.seams import Image, Plan, Translation, Translator, VideoPlanner
+
+
+AGE_TICKS = 10  # set-points between two notes of the plan's age
 
 
 class LoopError(RuntimeError):
@@ -84,9 +90,11 @@ class LockstepLoop:
         translator: imagined frames to actions; None without a planner.
         base_seed: of the planner's noise.
         keep: keep chunks and commands in the results.
-        gate: 'on', 'report' or 'off': whether plans are judged, and each dream against the expert.
+        gate: 'on', 'report' or 'off': whether plans are judged.
         candidates: plans to choose from.
         expert: whether the actions without pictures are the scripted expert's; else RandomMotion.
+        judge: whether each executed dream is compared with what the expert would do.
+        film: keep the pictures of each episode.
     """
 
     def __init__(
@@ -99,6 +107,8 @@ class LockstepLoop:
         gate: str = 'off',
         candidates: int = 1,
         expert: bool = False,
+        judge: bool = True,
+        film: bool = False,
     ) -> None:
         self.contract = contract
         self.world = make_world(contract)
@@ -107,7 +117,7 @@ class LockstepLoop:
         self._translator = translator
         self._random = RandomMotion(contract)
         self._base_seed = base_seed
-        self._keep = keep
+        self._keep, self._film = keep, film
         self._checks, self._gate = PlanChecks(), PlanGate()
         self._judge: DreamJudge | None = None
         if self._planner is not None and self._translator is not None:
@@ -119,7 +129,7 @@ class LockstepLoop:
                 (self._translator.translator_id, self._translator.checkpoint_hash),
                 gate if stacked else 'off',
             )
-            self._judge = DreamJudge(self.world) if gate != 'off' else None
+            self._judge = DreamJudge(self.world) if judge else None
 
     def _future(self, prompt: str, anchor: int, frames: int) -> Image:
         """The oracle's provider."""
@@ -178,7 +188,8 @@ class _Episode:
         self.rejected: list[str] = []
         self.right: list[bool] = []
         self.realised: list[float] = []
-        self.came_true: list[bool] = []
+        self.ages: list[float] = []
+        self.film = Film(contract) if loop._film else None
         self.stopped = False
 
     def run(self, frames: int) -> EpisodeResult:
@@ -197,22 +208,32 @@ class _Episode:
             if not self._plan_if_due() or not self._tick():
                 break
         goal = self.goals.goal
+        status = self.controller.status(world.stamp)
+        commands = np.array(self.commands)
         return EpisodeResult(
             index=self.index,
             seed=world.seed,
             prompt=self.prompt,
             target=self.target,
             outcome=STOPPED if self.stopped else outcome(world.reached, self.target, goal),
+            reached=world.reached,
+            left=float(world.env.distances()[world.env.objects.index(self.target)]),
+            reason=status.reason if self.stopped else goal.message,
+            plan_ages=tuple(self.ages),
+            underruns=status.underruns,
+            jerk=root_mean(jerk_squares(commands, self.contract.control.period)),
+            setpoints=status.ticks,
+            clipped=status.clipped,
             progress=world.progress(self.target, start),
             coverage=world.best_coverage,
             duration=ns_to_seconds(world.stamp - begin),
             replan_ms=tuple(self.replan_ms),
             chunks=tuple((stamp - begin, values) for stamp, values in self.chunks),
-            commands=np.array(self.commands) if self.loop._keep else None,
+            commands=commands if self.loop._keep else None,
             rejected=tuple(self.rejected),
             dreams=tuple(self.right),
             realised=tuple(self.realised),
-            came_true=tuple(self.came_true),
+            film=self.film.frames() if self.film is not None else None,
         )
 
     def _publish(self) -> None:
@@ -223,6 +244,8 @@ class _Episode:
             image = np.zeros(shape, np.uint8) if blind else self.world.image(camera)
             self.observer.add(camera.name, image, self.world.stamp)
         self.controller.on_state(self.world.robot_state())
+        if self.film is not None:
+            self.film.see(self.world)
 
     def _tick(self) -> bool:
         """One set-point; False if the controller has stopped, as when something holds the arm."""
@@ -237,8 +260,9 @@ class _Episode:
                 f'{status.state.name} ({status.reason}); last refusal: '
                 f'{status.last_rejection or "none"}'
             )
-        if self.loop._keep:
-            self.commands.append(setpoint.positions)
+        if len(self.commands) % AGE_TICKS == 0:
+            self.ages.append(self.controller.status(self.world.stamp).plan_age)
+        self.commands.append(setpoint.positions)
         self.world.step(setpoint.positions)
         self._publish()
         return True
@@ -299,7 +323,6 @@ class _Episode:
             return
         missing, verdict = self.loop._checks.came(*promised, canvas)
         self.realised.append(1 - missing)
-        self.came_true.append(not verdict.reason)
         if verdict.reason:
             self.warm_start = None
 
@@ -340,6 +363,8 @@ class _Episode:
         self._note(verdict)
         frames = candidates[verdict.chosen]
         self.reality.dreamt(request.anchor, start, frames)
+        if self.film is not None:
+            self.film.dream(request.anchor, frames)
         if self.loop._judge is not None:
             right = self.loop._judge.right(self.prompt, request.anchor, start, frames)
             self.right += [] if right is None else [right]

@@ -136,7 +136,7 @@ def row(embodiment: str, timing: Timing, episodes: Sequence[TimedEpisode]) -> di
     way = sum(e.way for e in episodes)
     goal_time = sum(e.goal_time for e in episodes)
     ages = np.concatenate([e.ages for e in episodes])
-    jerk = np.concatenate([e.jerk for e in episodes])
+    jerk = np.concatenate([e.jerks for e in episodes])
 
     def rounded(value: Any) -> float | None:
         return None if value is None else round(float(value), 4)
@@ -159,7 +159,7 @@ def row(embodiment: str, timing: Timing, episodes: Sequence[TimedEpisode]) -> di
         'idle_fraction': rounded(
             sum(e.idle for e in episodes) / goal_time if goal_time else None
         ),
-        'seconds': rounded(np.mean([e.seconds for e in episodes])),
+        'seconds': rounded(np.mean([e.duration for e in episodes])),
         'plans': rounded(np.mean([e.plans for e in episodes])),
         'blind_steps': rounded(np.mean([e.fallbacks for e in episodes])),
     }

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+CAME_TRUE = 0.5
+JERK_S = 0.05  # set-points are this far apart where their jerk is taken
 Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 
 # Of a goal that is to be covered. VERA counts an episode from 0.738 on (a reward of 0.9 of 0.82),
@@ -35,15 +37,22 @@ class EpisodeResult:
         prompt: the goal in words; target: the object it means.
         outcome: REACHED or why not.
         progress: share of the way to the object, 0..1, at the end; see SimWorld.progress.
-        coverage: largest share of the goal that was covered; NaN where none is to be covered.
         duration: simulated seconds.
         replan_ms: what each plan took, from the context to the frames.
-        chunks: (anchor [ns since the start], values float64 [K, n]) of each action chunk.
-        commands: float64 [ticks, joints], every set-point; first tick first.
+        coverage: largest share of the goal that was covered; NaN where none is to be covered.
+        reached: the object that was reached, '' if none. left: from the object at the end, as
+            the environment's distances: pixels of the canvas, of the Panda metres.
+        reason: what goal keeper or controller said last.
+        plan_ages: age of the plan being executed, every 0.1 s [s].
+        underruns: times the actions ran out; in lock-step time waits instead.
+        jerk: root mean square over the set-points, see `jerk_squares`; NaN if nothing moved.
+        setpoints: sent to the robot; clipped: those of them that the safety filter changed.
         rejected: of each plan that the gate stopped, or only reported, the signal against it.
         dreams: of each executed plan, whether its dream was right (dream_judge); () if not judged.
         realised: of each executed plan, the share of the dreamt change that came true.
-        came_true: whether that is as much as of good plans.
+        chunks: (anchor [ns since the start], values float64 [K, n]) of each action chunk.
+        commands: float64 [ticks, joints], every set-point; first tick first.
+        film: uint8 [F, 2, H, W, 3], of each frame period what was seen and what had been dreamt.
     """
 
     index: int
@@ -55,18 +64,30 @@ class EpisodeResult:
     duration: float
     replan_ms: tuple[float, ...] = ()
     coverage: float = float('nan')
-    chunks: tuple[tuple[int, NDArray[np.float64]], ...] = field(default=(), repr=False)
-    commands: NDArray[np.float64] | None = field(default=None, repr=False)
+    reached: str = ''
+    left: float = float('nan')
+    reason: str = ''
+    plan_ages: tuple[float, ...] = field(default=(), repr=False)
+    underruns: int = 0
+    jerk: float = float('nan')
+    setpoints: int = 0
+    clipped: int = 0
     rejected: tuple[str, ...] = ()
     dreams: tuple[bool, ...] = ()
     realised: tuple[float, ...] = ()
-    came_true: tuple[bool, ...] = ()
+    chunks: tuple[tuple[int, NDArray[np.float64]], ...] = field(default=(), repr=False)
+    commands: NDArray[np.float64] | None = field(default=None, repr=False)
+    film: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @property
     def success(self) -> bool:
         """Whether the instructed object was reached: see vera_drivers.sim_world."""
         return self.outcome == REACHED
 
+    @property
+    def came_true(self) -> tuple[bool, ...]:
+        """Of each executed plan, whether at least half of the dreamt change came true."""
+        return tuple(share >= CAME_TRUE for share in self.realised)
 
     @property
     def dream_success(self) -> bool:
@@ -95,6 +116,26 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     return low, high
 
 
+def jerk_squares(path: NDArray[np.float64], period: float) -> NDArray[np.float64]:
+    """Mean squared jerk of the joints at each set-point, in their (unit/s^3)^2.
+
+    Args:
+        path: float64 [ticks, joints], set-points.
+        period: between them [s].
+
+    Returns:
+        float64 [J], from set-points JERK_S apart; empty if there are fewer than four.
+    """
+    every = max(1, round(JERK_S / period))
+    third = np.diff(path[::every], n=3, axis=0) / (every * period) ** 3
+    return np.square(third).mean(axis=1) if len(third) else np.zeros(0)
+
+
+def root_mean(squares: NDArray[np.float64]) -> float:
+    """Root of the mean; NaN of nothing."""
+    return float(np.sqrt(squares.mean())) if len(squares) else float('nan')
+
+
 def summarise(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     """Plain data, with the keys that `vera eval --json` promises."""
     n = len(results)
@@ -118,9 +159,39 @@ def summarise(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         'replan_ms_p95': p95,
         'plans': len(replans),
         'failures': dict(failures.most_common()),
+        'seconds_to_goal': _rounded(
+            np.median([r.duration for r in results if r.success]) if successes else None
+        ),
+        **_motion(results),
         **_gate_rates([r for r in results if r.dreams or r.rejected]),
         **_coverage_rates([r.coverage for r in results if not math.isnan(r.coverage)]),
     }
+
+
+def _motion(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """How the robot moved: numbers over all episodes together, None where nothing is known."""
+    ages = np.concatenate([np.zeros(0), *(np.array(r.plan_ages) for r in results)])
+    sent = sum(r.setpoints for r in results)
+    moved = [r for r in results if not math.isnan(r.jerk)]
+    minutes = sum(r.duration for r in results if r.setpoints) / 60
+    # Each episode's mean square counts as long as it lasted.
+    weights = np.array([r.setpoints for r in moved], float)
+    square = np.average([r.jerk**2 for r in moved], weights=weights) if weights.sum() else None
+    p50, p95 = np.percentile(ages, (50, 95)) if len(ages) else (None, None)
+    return {
+        'plan_age_p50': _rounded(p50),
+        'plan_age_p95': _rounded(p95),
+        'underruns': sum(r.underruns for r in results) if sent else None,
+        'underruns_per_minute': _rounded(
+            sum(r.underruns for r in results) / minutes if minutes else None
+        ),
+        'jerk': _rounded(None if square is None else math.sqrt(square)),
+        'clip_ratio': _rounded(sum(r.clipped for r in results) / sent if sent else None),
+    }
+
+
+def _rounded(value: Any) -> float | None:
+    return None if value is None else round(float(value), 4)
 
 
 def _gate_rates(judged: Sequence[EpisodeResult]) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vera_bringup.lockstep import instruction, one_thread, outcome
-from vera_bringup.statistics import REACHED
+from vera_bringup.dream_judge import DreamJudge
+from vera_bringup.film import Film
+from vera_bringup.lockstep import AGE_TICKS, instruction, one_thread, outcome
+from vera_bringup.statistics import REACHED, EpisodeResult, jerk_squares, root_mean
 from vera_controller.controller import Controller
 from vera_controller.state_machine import State
 from vera_core.chunk import ActionChunk
@@ -29,6 +31,7 @@ from vera_jidm.servo import Dream, VisualServo
 from vera_planner.execution import Execution, Latency
 from vera_planner.goal import GoalKeeper, PlanRefusedError, SettleRule
 from vera_planner.observer import Observer
+from vera_planner.plan_checks import Reality, unrealised
 from vera_planner.planning import (
     PlanRequest,
     committed_frames,
@@ -49,7 +52,6 @@ MODES = ('sync', 'async', 'servo')
 TRANSLATE_S = 0.05  # from a plan or a camera frame to its chunk
 SERVO_HZ = 10.0
 MOVING = 0.01  # share of the velocity limit above which a joint counts as moving
-JERK_S = 0.05  # set-points are this far apart where their jerk is taken
 AFTER_S = 1.5  # an episode goes on so long after the goal has ended
 
 
@@ -92,37 +94,27 @@ class Timing:
         return max(video.look_ahead, math.ceil(seconds / video.frame_period - 1e-9))
 
 
-@dataclass
-class TimedEpisode:
-    """What an episode was like.
+@dataclass(frozen=True)
+class TimedEpisode(EpisodeResult):
+    """What an episode was like; `jerk` is that of the way.
 
     Attributes:
-        outcome: REACHED or why not. seconds: from its begin to its end.
         way: [s] from the first action until the goal was reached, or the end.
         moving: [s] of the way in which some joint moved.
-        jerk: float64 [J], mean squared jerk of the joints at each set-point of the way, unit/s^3
-            squared.
+        jerks: float64 [J], of `jerk_squares` over the way.
         ages: float64 [A], age of the plan at each tick that executed one [s].
-        underruns: times the actions ran out. goal_time, idle: as the controller counts them [s].
+        goal_time, idle: as the controller counts them [s].
         plans: made; fallbacks: share of servo steps that did not believe the flow.
     """
 
-    outcome: str
-    seconds: float
-    way: float
-    moving: float
-    jerk: NDArray[np.float64] = field(repr=False)
-    ages: NDArray[np.float64] = field(repr=False)
-    underruns: int
-    goal_time: float
-    idle: float
-    plans: int
-    fallbacks: float
-
-    @property
-    def success(self) -> bool:
-        """Whether the goal was reached."""
-        return self.outcome == REACHED
+    way: float = 0.0
+    moving: float = 0.0
+    jerks: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False)
+    ages: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False)
+    goal_time: float = 0.0
+    idle: float = 0.0
+    plans: int = 0
+    fallbacks: float = 0.0
 
 
 class TimedLoop:
@@ -133,6 +125,8 @@ class TimedLoop:
         make_planner: makes the planner, given what tells an oracle the future.
         translator: with `explain`.
         base_seed: of the planner's noise.
+        judge: whether each executed dream is compared with what the expert would do.
+        film: keep the pictures of each episode.
     """
 
     def __init__(
@@ -141,29 +135,58 @@ class TimedLoop:
         make_planner: Callable[[Any], VideoPlanner],
         translator: Any,
         base_seed: int = 0,
+        judge: bool = False,
+        film: bool = False,
     ) -> None:
         self.contract = contract
         self.world = make_world(contract)
         self.planner = make_planner(self._future)
         self.translator = translator
         self.base_seed = base_seed
+        self.film = film
+        self.judge = DreamJudge(self.world) if judge else None
 
     def _future(self, prompt: str, anchor: int, frames: int) -> Image:
         """The oracle's provider."""
         return self.world.expert_future(prompt, anchor, frames)
 
-    def run(self, seed: int, timing: Timing) -> TimedEpisode:
-        """One episode of the scene and the words of `seed`; at most the contract's goal time."""
+    def run(
+        self,
+        seed: int,
+        timing: Timing,
+        *,
+        index: int = 0,
+        held_out: bool = False,
+        frames: int | None = None,
+        whole: bool = False,
+    ) -> TimedEpisode:
+        """One episode of the scene and the words of `seed`.
+
+        Args:
+            seed: of the scene and of the instruction.
+            timing: how the loop is closed.
+            index: of the episode.
+            held_out: whether to phrase it as no training did.
+            frames: frame periods until it counts as not reached; the contract's goal time if None.
+            whole: go on where more of a goal can be covered than is asked for, see SimWorld.over.
+        """
         self.world.reset(seed, self.world.next_episode())
-        prompt, target = instruction(self.world, seed, held_out=False)
-        return _Run(self, timing, prompt, target).run()
+        prompt, target = instruction(self.world, seed, held_out)
+        seconds = self.contract.goal.timeout
+        if frames is not None:
+            seconds = frames * self.contract.video.frame_period
+        return _Run(self, timing, index, prompt, target, seconds, whole).run()
 
 
 class _Run:
     """The state of one episode."""
 
-    def __init__(self, loop: TimedLoop, timing: Timing, prompt: str, target: str) -> None:
+    def __init__(
+        self, loop: TimedLoop, timing: Timing, index: int, prompt: str, target: str,
+        seconds: float, whole: bool,
+    ) -> None:
         contract = loop.contract
+        self.index, self.seconds, self.whole = index, seconds, whole
         self.loop, self.contract, self.timing = loop, contract, timing
         self.world: SimWorld = loop.world
         self.prompt, self.target = prompt, target
@@ -188,6 +211,13 @@ class _Run:
         self.stamps: list[int] = []
         self.moved: list[bool] = []
         self.ages: list[float] = []
+        self.noted_ages: list[float] = []
+        self.replan_ms: list[float] = []
+        self.reality = Reality(contract.video.frame_period_ns)
+        self.realised: list[float] = []
+        self.share: float | None = None  # of the plan in execution, as far as it came
+        self.right: list[bool] = []
+        self.film = Film(contract) if loop.film else None
 
     @property
     def now(self) -> int:
@@ -196,13 +226,14 @@ class _Run:
     def run(self) -> TimedEpisode:
         world = self.world
         start = self.now
-        end = start + seconds_to_ns(self.contract.goal.timeout)
+        end = start + seconds_to_ns(self.seconds)
+        self.way_to_go = self._distance()
         self._sense()
         self.controller.enable()
         goal, _ = self.goals.begin(self.prompt)
         self.goal_id = goal.goal_id
         self.controller.on_goal(self.goal_id, True)
-        while self.now < end and not world.reached:
+        while self.now < end and not (world.over if self.whole else world.reached):
             while self.events and self.events[0][0] <= self.now:
                 heapq.heappop(self.events)[2]()
             if not self.goals.goal.active:
@@ -217,9 +248,18 @@ class _Run:
     # The world -------------------------------------------------------------------------------
 
     def _sense(self) -> None:
-        for camera in self.world.cameras_due():
+        due = self.world.cameras_due()
+        for camera in due:
             self.observer.add(camera.name, self.world.image(camera), self.now)
+        promised = self.reality.promised(self.now) if due else None
+        if promised is not None:
+            self.share = 1 - unrealised(*promised, self.world.canvas())
         self.controller.on_state(self.world.robot_state())
+        if self.film is not None:
+            self.film.see(self.world)
+
+    def _distance(self) -> float:
+        return float(self.world.env.distances()[self.world.env.objects.index(self.target)])
 
     def _tick(self) -> None:
         set_point = self.controller.tick(self.now)
@@ -229,6 +269,8 @@ class _Run:
         if running and status.plan_seq:
             self.begin = self.now if self.begin is None else self.begin
             self.ages.append(status.plan_age)
+            if len(self.commands) % AGE_TICKS == 0:
+                self.noted_ages.append(status.plan_age)
         state = self.world.robot_state()
         speed = np.abs(state.velocities) / self.contract.velocity_limits
         last = self.commands[-1] if self.commands else state.positions
@@ -298,6 +340,7 @@ class _Run:
 
     def _arrived(self, request: PlanRequest, plan: Plan, asked: int) -> None:
         self.planning = False
+        self.replan_ms.append(plan.latency * 1e3)
         self.latency.add(self.now - asked + seconds_to_ns(TRANSLATE_S))
         if not self.goals.planned(plan.motion, request.context[-1]).active:
             return
@@ -310,6 +353,7 @@ class _Run:
         newest = self.observer.newest
         assert newest is not None
         self.execution.sent(seq, request.anchor, frames, newest, continued=request.lead > 0)
+        self._dreamt(request, frames)
         if self.servo is not None:
             period = self.contract.video.frame_period_ns
             self.servo.take(
@@ -320,6 +364,18 @@ class _Run:
             self.servo_due = 0
             return
         self._translate(request, frames, seq)
+
+    def _dreamt(self, request: PlanRequest, frames: Image) -> None:
+        """Remember what is to come, and ask whether it is what was asked for."""
+        self.realised += [] if self.share is None else [self.share]
+        self.share = None
+        self.reality.dreamt(request.anchor, request.start, frames)
+        if self.film is not None:
+            self.film.dream(request.anchor, frames)
+        if self.loop.judge is not None:
+            committed = frames[: self.contract.video.committed]
+            right = self.loop.judge.right(self.prompt, request.anchor, request.start, committed)
+            self.right += [] if right is None else [right]
 
     def _translate(self, request: PlanRequest, frames: Image, seq: int) -> None:
         translator = self.loop.translator
@@ -365,18 +421,33 @@ class _Run:
         end = self.last_outside if found == REACHED else self.now
         way = (stamps >= begin) & (stamps < end)
         period = self.contract.control.period
-        every = max(1, round(JERK_S / period))
-        path = np.array(self.commands)[way][::every]
-        third = np.diff(path, n=3, axis=0) / (every * period) ** 3
+        jerks = jerk_squares(np.array(self.commands)[way], period)
         servo = self.servo
         return TimedEpisode(
+            index=self.index,
+            seed=world.seed,
+            prompt=self.prompt,
+            target=self.target,
             outcome=found,
-            seconds=ns_to_seconds(self.now - start),
+            progress=world.progress(self.target, self.way_to_go),
+            duration=ns_to_seconds(self.now - start),
+            replan_ms=tuple(self.replan_ms),
+            coverage=world.best_coverage,
+            reached=world.reached,
+            left=self._distance(),
+            reason=self.goals.goal.message,
+            plan_ages=tuple(self.noted_ages),
+            underruns=status.underruns,
+            jerk=root_mean(jerks),
+            setpoints=status.ticks,
+            clipped=status.clipped,
+            dreams=tuple(self.right),
+            realised=tuple(self.realised),
+            film=self.film.frames() if self.film is not None else None,
             way=float(way.sum() * period),
             moving=float(np.array(self.moved)[way].sum() * period),
-            jerk=np.square(third).mean(axis=1) if len(third) else np.zeros(0),
+            jerks=jerks,
             ages=np.array(self.ages),
-            underruns=status.underruns,
             goal_time=status.goal_time,
             idle=status.idle_fraction * status.goal_time,
             plans=self.goals.goal.plans,

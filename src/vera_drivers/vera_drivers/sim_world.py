@@ -44,7 +44,7 @@ class SimEnvironment(Environment, Protocol):
     dictionaries. One that is `concurrent` also has `render_scene(scene)`; that and
     `expert_rollout` may run in threads of their own while it steps. One whose `tip` and
     `distances` are not in pixels has `rest`, how far the tip may move in the dwell time and still
-    rest.
+    rest. One some of whose objects cannot be reached in every scene has `askable`, those that can.
     """
 
     @property
@@ -68,6 +68,9 @@ class SimEnvironment(Environment, Protocol):
 
     def expert_rollout(self, target: str, frames: int, q: Float | None = None) -> list[Image]:
         """The expert's next `frames` camera images, starting from `q`."""
+
+    def expert_view(self, target: str, frames: int, q: Float | None = None) -> Any:
+        """The last of `expert_rollout` alone."""
 
     def progress(self, target: str, start: float) -> float:
         """Share of the way from a start distance [px of the canvas] to the object, 0..1."""
@@ -331,15 +334,34 @@ class SimWorld:
         if frames < 1:
             raise WorldError(f'{frames} frames of the expert were asked for; it takes at least 1')
         target = self._target_of(prompt)
-        _, positions, scene = self._kept(anchor)
-        begin = {'q': positions[self._to_env]} if scene is None else {'scene': scene}
+        begin = self.kept_state(anchor)
         views: list[Any] = list(self.env.expert_rollout(target, frames, **begin))
+        return np.stack([self._tiled(view) for view in views])
+
+    def kept_state(self, stamp: int) -> dict[str, Any]:
+        """What was where at `stamp` [ns], as the environment's `expert_rollout` takes it.
+
+        Raises:
+            WorldError: that state is not kept.
+        """
+        _, positions, scene = self._kept(stamp)
+        return {'q': positions[self._to_env]} if scene is None else {'scene': scene}
+
+    def expert_view(self, target: str, frames: int, state: dict[str, Any]) -> Image:
+        """Privileged: the canvas `frames` frame periods after the expert began at a kept state.
+
+        Args:
+            target: an object of the scene.
+            frames: at least 1.
+            state: of `kept_state`, of this world or of another one with the same scene.
+        """
+        return self._tiled(self.env.expert_view(target, frames, **state))
+
+    def _tiled(self, view: Any) -> Image:
+        """The canvas of an environment's view: an image, or one for each camera."""
         names = self.contract.camera_names
-        if not self._several:
-            views = [{names[0]: view} for view in views]
-        return np.stack(
-            [canvas.tile({name: view[name] for name in names}, self.contract) for view in views]
-        )
+        views = view if self._several else {names[0]: view}
+        return canvas.tile({name: views[name] for name in names}, self.contract)
 
     def expert_actions(self, prompt: str, anchor: int, count: int) -> Float:
         """Privileged: what the scripted expert itself would do after `anchor`.

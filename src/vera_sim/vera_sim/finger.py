@@ -148,6 +148,10 @@ class FingerEnv:
         """The expert's future as camera images, one for each frame period to come."""
         return [self.render_at(p) for p in self.expert_joint_path(target, frames, q)]
 
+    def expert_view(self, target: str, frames: int, q: Float | None = None) -> NDArray[np.uint8]:
+        """The last image of `expert_rollout` alone."""
+        return self.render_at(self.expert_joint_path(target, frames, q)[-1])
+
     def self_play(
         self,
         rng: np.random.Generator,

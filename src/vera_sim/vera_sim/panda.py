@@ -312,14 +312,26 @@ class PandaEnv:
         return transform(data.xmat[ids].reshape(-1, 3, 3), data.xpos[ids])
 
     def _cameras(self, frames: Float) -> list[tuple[Camera, Float]]:
+        return self.cameras_of(frames, self.scene_info)
+
+    def cameras_of(self, frames: Float, scene: Scene) -> list[tuple[Camera, Float]]:
+        """A scene's cameras, each with T [4, 4] in the world, by the frames of the bodies."""
         return [
             (
                 view.camera,
                 frames[self._hand if view.camera.link == 'panda_hand' else self._base]
                 @ view.camera.mount,
             )
-            for view in self.scene_info.views
+            for view in scene.views
         ]
+
+    def paint_with_owners(
+        self, frames: Float, scene: Scene
+    ) -> tuple[Image, NDArray[np.int64]]:
+        """Pictures uint8 [V, H, W, 3], and the solid that each ray meets [V, s H, s W]."""
+        return self._rays.paint_with_owners(
+            frames, self.cameras_of(frames, scene), self._paints, scene.look, self._visible
+        )
 
     # Tasks ----------------------------------------------------------------------------------
 
@@ -333,6 +345,11 @@ class PandaEnv:
         """Names of all goals of this episode's task: what it can be judged by."""
         task = self.scene_info.task
         return tuple(name for name, goal in self._goals.items() if goal.task == task)
+
+    @property
+    def askable(self) -> list[str]:
+        """Those of `objects` that can be reached in this scene."""
+        return [name for name in self.objects if feasible(self._goals[name], self.scene_info)]
 
     def situation(self) -> Situation:
         """Where everything is now."""
@@ -386,10 +403,7 @@ class PandaEnv:
 
     def instruction(self, rng: np.random.Generator, *, held_out: bool = False) -> Instruction:
         """A goal of this episode's task that can be reached, in one of its phrasings."""
-        possible = [
-            name for name in self.objects if feasible(self._goals[name], self.scene_info)
-        ]
-        goal = self._goals[str(rng.choice(possible))]
+        goal = self._goals[str(rng.choice(self.askable))]
         words = (HELD_OUT if held_out else TRAINING)[goal.task]
         return Instruction(goal.phrase(str(rng.choice(words))), goal.name)
 
@@ -424,6 +438,10 @@ class PandaEnv:
             scene: where everything starts; as it is now unless given.
         """
         return [views for _, _, views in self._foresee(target, frames, q, scene, pictures=True)]
+
+    def expert_view(self, target: str, frames: int, scene: PandaState) -> dict[str, Image]:
+        """The last pictures of `expert_rollout` alone."""
+        return self.render_scene(self.expert_states(target, frames, scene)[-1])
 
     def expert_actions(
         self, target: str, frames: int, scene: PandaState | None = None

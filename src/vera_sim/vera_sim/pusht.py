@@ -216,6 +216,10 @@ class PushTEnv:
             start = replace(start, pusher=np.asarray(q, np.float64) * UNITS_PER_METRE)
         return [self.render_scene(state) for state in self.expert_states(frames, start)]
 
+    def expert_view(self, target: str, frames: int, scene: PushTState) -> NDArray[np.uint8]:
+        """The last image of `expert_rollout` alone."""
+        return self.render_scene(self.expert_states(frames, scene)[-1])
+
     def expert_states(self, frames: int, start: PushTState | None = None) -> list[PushTState]:
         """The states of `expert_rollout`, from `start`; from the present one unless given."""
         start = self.physics.state() if start is None else start
