@@ -289,6 +289,15 @@ def test_a_late_joiner_gets_the_status_and_refusals_in_words(running, make_chunk
     assert running.status.state == S.RUNNING and running.status.rejected == 1
 
 
+def test_a_chunk_that_is_no_numbers_is_refused_in_words(running, make_chunk):
+    msg = chunk_to_msg(make_chunk(time.time_ns(), 0.03, seq=9, goal=1))
+    msg.values[1] = float('nan')
+    running._chunks.publish(msg)
+    wait_for(lambda: 'is not a finite number' in running.status.last_rejection)
+    assert running.status.state == S.RUNNING and running.status.rejected == 1
+    assert 'plan 9 cannot be read' in running.status.last_rejection
+
+
 def test_lock_step_over_ros_gives_the_bits_of_the_pure_controller(make_chunk):
     rng = np.random.default_rng(5)
     chunks = [rng.uniform(-0.3, 0.3, (4, 3)) for _ in range(3)]

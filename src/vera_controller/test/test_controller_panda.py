@@ -96,6 +96,7 @@ def test_a_thing_in_the_gripper_is_held_on_to(rig):
 def test_a_plan_against_the_wall_is_done_as_far_as_it_goes_and_that_is_said(rig):
     assert rig.chunk([move(x=-0.06)] * 4) is None
     assert 'the tool stays in its workspace' in rig.status.limited
+    assert rig.status.reason == f'executing goal 1; {rig.status.limited}'
     rig.step(100)
     assert rig.tool[0] == pytest.approx(0.2, abs=6e-3)
     rig.check()

@@ -56,7 +56,8 @@ class Setpoint:
 class ControllerStatus:
     """As vera_msgs/ControllerStatus; times in seconds.
 
-    `limited` says in words what of the plan being executed is done less than asked.
+    `limited` says in words what of the plan being executed is done less than asked; while RUNNING
+    the reason says it, too.
     """
 
     state: State
@@ -214,6 +215,11 @@ class Controller:
             ready = self._take(chunk, now_ns)
         return self._execute(ready)
 
+    def on_bad_chunk(self, problem: str) -> None:
+        """A chunk came that cannot be read at all; `problem` in words."""
+        with self._lock:
+            self._refuse(problem)
+
     def on_state(self, state: RobotState) -> str | None:
         """Note a measured state; what is wrong with it or with the robot, or None."""
         with self._lock:
@@ -274,9 +280,13 @@ class Controller:
         with self._lock:
             self._drain()
             queue, stamp, seen = self._queue, self._queue.stamp, self._queue.seen
+            limited = '; '.join(self._limited) if stamp is not None else ''
+            reason = self._machine.reason
+            if limited and self._machine.state is State.RUNNING:
+                reason = f'{reason}; {limited}'
             return ControllerStatus(
                 state=self._machine.state,
-                reason=self._machine.reason,
+                reason=reason,
                 goal_id=(queue.goal_id or 0) if stamp is not None else 0,
                 plan_seq=queue.plan_seq,
                 remaining=queue.remaining(now_ns),
@@ -288,7 +298,7 @@ class Controller:
                 last_rejection=self._last_rejection,
                 goal_time=self._goal_time,
                 idle_fraction=self._idle_time / self._goal_time if self._goal_time else 0.0,
-                limited='; '.join(self._limited) if stamp is not None else '',
+                limited=limited,
             )
 
     @property

@@ -27,6 +27,10 @@ def goal(
             _end(as_json, {'accepted': True, 'goal_id': answer.goal_id}, '', True)
         ended = client.until(lambda: client.goal_ended(answer.goal_id), timeout)
         status = client.goal
+        if client.goal_lost:
+            message = f'the planner was restarted and does not know goal {answer.goal_id} any more'
+            report = {'goal_id': answer.goal_id, 'status': 'LOST', 'message': message}
+            _end(as_json, report, f'LOST: {message}; give it again', False)
         if not ended or status is None:
             message = f'goal {answer.goal_id} is still pursued after {timeout:.0f} s'
             _end(as_json, {'goal_id': answer.goal_id, 'status': 'ACTIVE'}, message, False)

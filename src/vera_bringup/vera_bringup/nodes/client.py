@@ -52,6 +52,8 @@ class VeraClient:
         self._namespace = namespace
         self._patience = patience
         self.goal: GoalStatus | None = None
+        self.goal_lost = False  # the planner that was given the last one of ours has ended
+        self._given = 0
         self.controller: ControllerStatus | None = None
         self.sim: SimStatus | None = None
         self._clients: dict[str, Client] = {}
@@ -89,6 +91,8 @@ class VeraClient:
 
     def _remember(self, message: Any) -> None:
         if isinstance(message, GoalStatus):
+            if self.goal is not None and message.goal_id < self._given <= self.goal.goal_id:
+                self.goal_lost = True  # a new planner counts its goals from 1 again
             self.goal = message
         elif isinstance(message, ControllerStatus):
             self.controller = message
@@ -152,7 +156,9 @@ class VeraClient:
 
     def set_goal(self, prompt: str) -> SetGoal.Response:
         """Give the robot a goal in words."""
-        return self.call(SetGoal, 'set_goal', SetGoal.Request(prompt=prompt))
+        answer: SetGoal.Response = self.call(SetGoal, 'set_goal', SetGoal.Request(prompt=prompt))
+        self._given, self.goal_lost = answer.goal_id, False
+        return answer
 
     def reset_sim(self, seed: int) -> ResetSim.Response:
         """Start the simulated episode of this seed."""
@@ -161,6 +167,8 @@ class VeraClient:
     def goal_ended(self, goal_id: int) -> bool:
         """Whether this goal is not being pursued any more."""
         goal = self.goal
+        if self.goal_lost and goal_id == self._given:
+            return True
         return goal is not None and (
             goal.goal_id > goal_id or (goal.goal_id == goal_id and goal.status != GoalStatus.ACTIVE)
         )

@@ -186,10 +186,8 @@ class ControllerNode(VeraNode):
             try:
                 chunk = chunk_from_msg(msg)
             except ChunkError as error:
-                self.get_logger().error(
-                    f'action_chunk of plan {msg.plan_seq} cannot be read: {error}',
-                    throttle_duration_sec=5.0,
-                )
+                self.controller.on_bad_chunk(f'plan {msg.plan_seq} cannot be read: {error}')
+                self._announce()
                 return
             self.controller.on_chunk(chunk, self.now_ns())
             self._answer()
@@ -298,7 +296,7 @@ class ControllerNode(VeraNode):
             if rivals > 0 and level == OK:
                 level, message = WARN, f'{rivals} more publisher(s) of joint_commands'
             if status.limited and level == OK:
-                level, message = WARN, f'{message}; {status.limited}'
+                level = WARN
             jitter = self._ticker.jitter()
             self.report(
                 'controller',
