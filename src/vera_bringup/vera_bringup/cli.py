@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from vera_bringup import cli_bags
 from vera_bringup.exits import HELP, CommandError, Exit
 from vera_bringup.node_table import DESCRIPTIONS, GraphOptions
 
@@ -57,6 +58,21 @@ Replan = Annotated[str, typer.Option(help=DESCRIPTIONS['replan'])]
 Follow = Annotated[str, typer.Option(help=DESCRIPTIONS['follow'])]
 Horizon = Annotated[float, typer.Option(help=DESCRIPTIONS['horizon'], min=0)]
 Pending = Annotated[bool, typer.Option(help=DESCRIPTIONS['pending'])]
+Peers = Annotated[
+    str, typer.Option('--peers', help='other machines of the graph: HOST,HOST', metavar='HOST,...')
+]
+Server = Annotated[
+    str,
+    typer.Option(
+        '--discovery-server', help='Fast DDS discovery server of the graph', metavar='HOST:PORT'
+    ),
+]
+Insecure = Annotated[
+    bool,
+    typer.Option('--insecure', help='everybody on the network of the peers may command the robot'),
+]
+Only = Annotated[str, typer.Option(help=DESCRIPTIONS['only'])]
+Without = Annotated[str, typer.Option(help=DESCRIPTIONS['without'])]
 Seed = Annotated[int, typer.Option(help=DESCRIPTIONS['seed'], min=0)]
 Timeout = Annotated[float, typer.Option(help='seconds', min=0.1)]
 Columns = Annotated[int, typer.Option(help='squares of the board from left to right', min=3)]
@@ -64,6 +80,16 @@ Rows = Annotated[int, typer.Option(help='squares of the board from top to bottom
 Square = Annotated[float, typer.Option(help='side of a square, mm')]
 Marker = Annotated[float, typer.Option(help="side of a marker, mm; 0: 3/4 of the square's")]
 Dictionary = Annotated[str, typer.Option(help="of the markers, OpenCV's name")]
+
+
+def _reach(peers: str, discovery_server: str, insecure: bool = True) -> None:
+    """Let this command, and what it starts, meet the nodes of other machines."""
+    from vera_bringup.network import NetworkError, reach
+
+    try:
+        reach(peers, discovery_server, insecure)
+    except NetworkError as error:
+        raise CommandError(str(error)) from error
 
 
 @app.command()
@@ -91,6 +117,14 @@ def up(
     tf: Annotated[str, typer.Option(help=DESCRIPTIONS['tf'])] = 'global',
     description: Annotated[str, typer.Option(help=DESCRIPTIONS['description'])] = '',
     use_rviz: Annotated[bool, typer.Option('--use-rviz', help=DESCRIPTIONS['use_rviz'])] = False,
+    only: Only = '',
+    without: Without = '',
+    frame_timeout: Annotated[
+        float, typer.Option(help=DESCRIPTIONS['frame_timeout'], min=0)
+    ] = 0.0,
+    peers: Peers = '',
+    discovery_server: Server = '',
+    insecure: Insecure = False,
     domain: Domain = None,
     namespace: Namespace = 'vera',
     runs: Runs = Path('runs'),
@@ -100,6 +134,7 @@ def up(
 
     A node that dies is reported and restarted, at most 3 times a minute. Logs are kept in
     runs/<stamp>/log. `ros2 launch vera_bringup finger.launch.py` starts the same processes.
+    For several machines see docs/how-to/several-machines.md.
     """
     from vera_bringup.commands.up import run
 
@@ -108,8 +143,9 @@ def up(
         lockstep, gate, candidates, replan, follow, horizon, pending, plan_timeout,
         use_fake_hardware=use_fake_hardware,
         robot=robot, robot_ip=robot_ip, load_gripper=load_gripper, tf=tf, description=description,
-        use_rviz=use_rviz,
+        use_rviz=use_rviz, only=only, without=without, frame_timeout=frame_timeout,
     )
+    _reach(peers, discovery_server, insecure)
     run(embodiment, options, domain, runs, record, log_level)
 
 
@@ -119,36 +155,58 @@ def goal(
     wait: Annotated[bool, typer.Option(help='wait until the goal ends')] = True,
     timeout: Timeout = 60.0,
     as_json: Json = False,
+    peers: Peers = '',
+    discovery_server: Server = '',
     domain: Domain = None,
     namespace: Namespace = 'vera',
 ) -> None:
     """Give the running robot a goal in words; exit code 0 if it reports success."""
     from vera_bringup.commands.talk import goal as run
 
+    _reach(peers, discovery_server)
     run(prompt, wait, timeout, as_json, domain, namespace)
 
 
 @app.command()
-def stop(domain: Domain = None, namespace: Namespace = 'vera') -> None:
+def stop(
+    peers: Peers = '',
+    discovery_server: Server = '',
+    domain: Domain = None,
+    namespace: Namespace = 'vera',
+) -> None:
     """Stop the robot now. It holds until `vera reset`."""
     from vera_bringup.commands.talk import trigger
 
+    _reach(peers, discovery_server)
     trigger('stop', domain, namespace)
 
 
 @app.command()
-def reset(domain: Domain = None, namespace: Namespace = 'vera') -> None:
+def reset(
+    peers: Peers = '',
+    discovery_server: Server = '',
+    domain: Domain = None,
+    namespace: Namespace = 'vera',
+) -> None:
     """Clear a stop, so that the robot takes goals again."""
     from vera_bringup.commands.talk import trigger
 
+    _reach(peers, discovery_server)
     trigger('reset', domain, namespace)
 
 
 @app.command()
-def status(as_json: Json = False, domain: Domain = None, namespace: Namespace = 'vera') -> None:
+def status(
+    as_json: Json = False,
+    peers: Peers = '',
+    discovery_server: Server = '',
+    domain: Domain = None,
+    namespace: Namespace = 'vera',
+) -> None:
     """What runs, what the controller does, and what became of the goal."""
     from vera_bringup.commands.talk import status as run
 
+    _reach(peers, discovery_server)
     run(as_json, domain, namespace)
 
 
@@ -189,6 +247,10 @@ def demo(
         typer.Option(help="seconds for a goal; the contract's if left out", min=0.1),
     ] = None,
     as_json: Json = False,
+    without: Without = '',
+    peers: Peers = '',
+    discovery_server: Server = '',
+    insecure: Insecure = False,
     domain: Domain = None,
     namespace: Namespace = 'vera',
     runs: Runs = Path('runs'),
@@ -203,7 +265,9 @@ def demo(
     options = GraphOptions(
         namespace, planner, planner_checkpoint, translator, translator_checkpoint, seed=seed,
         gate=gate, replan=replan, follow=follow, horizon=horizon, pending=pending,
+        without=without,
     )
+    _reach(peers, discovery_server, insecure)
     run(embodiment, options, goals, timeout, as_json, domain, runs)
 
 
@@ -773,6 +837,23 @@ def study_gate(
     )
 
 
+@study.command('dreams')
+def study_dreams(
+    embodiment: Annotated[str, typer.Argument(help='finger or pusht')] = 'finger',
+    out: Annotated[Path, typer.Option(help='rows, table, picture; goes on where it was')] = Path(
+        'runs/study_dreams'
+    ),
+    starts: Annotated[int, typer.Option(help='of each variant, the same ones for all', min=2)] = 40,
+    seed: Seed = 2026,
+    variants: Annotated[str, typer.Option(help='names, with commas; all unless given')] = '',
+    as_json: Json = False,
+) -> None:
+    """Whether success in the planner's own long dreams tells success in the simulator."""
+    from vera_bringup.commands.study_dreams import run
+
+    run(embodiment, out, starts, seed, variants, as_json)
+
+
 @study.command('finger')
 def study_finger(
     out: Annotated[Path, typer.Option(help='data, trainings, rows, plot')] = Path(
@@ -1041,6 +1122,9 @@ def import_model(
     from vera_bringup.commands.models import import_published
 
     import_published(source, name, embodiment, out, gain or [], flow, accept_licence)
+
+
+cli_bags.add_to(app, bench)
 
 
 def main() -> None:

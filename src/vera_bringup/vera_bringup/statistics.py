@@ -116,6 +116,35 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     return low, high
 
 
+def pearson(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """Pearson's correlation of pairs, and its 95% interval by Fisher's z; NaN where undefined.
+
+    The interval needs four pairs; it takes them as drawn from a normal distribution in two
+    dimensions, which is an approximation.
+    """
+    x, y = np.asarray(a, float), np.asarray(b, float)
+    if len(x) < 2 or not x.std() or not y.std():
+        return (math.nan,) * 3
+    r = float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
+    if len(x) < 4:
+        return r, math.nan, math.nan
+    if abs(r) > 1 - 1e-12:
+        return r, r, r
+    half = Z95 / math.sqrt(len(x) - 3)
+    return r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
+
+
+def rank_violation(predicted: Sequence[float], real: Sequence[float]) -> float:
+    """Mean over the policies of the largest real difference that a wrong order costs, 0..1.
+
+    The mean maximum rank violation of Li et al., Evaluating Real-World Robot Manipulation Policies
+    in Simulation, 2024.
+    """
+    p, r = np.asarray(predicted, float), np.asarray(real, float)
+    wrong = (p[:, None] < p) != (r[:, None] < r)
+    return float((np.abs(r[:, None] - r) * wrong).max(axis=1).mean())
+
+
 def jerk_squares(path: NDArray[np.float64], period: float) -> NDArray[np.float64]:
     """Mean squared jerk of the joints at each set-point, in their (unit/s^3)^2.
 

@@ -84,6 +84,14 @@ def pusht_poses(state: PushTState, size: int) -> NDArray[np.float32]:
     )
 
 
+def block_at(pose: Float, size: int) -> Float:
+    """The block as PushTState has it, float64 [3], from its pose [3] in a picture of that size."""
+    x, y, turn = np.asarray(pose, np.float64)
+    middle = np.array([x, y]) * (TABLE / size)
+    corner = middle - to_world(_MIDDLE, (0.0, 0.0, turn))
+    return np.array([*corner, turn])
+
+
 def pusht_masks(state: PushTState, size: int) -> Mask:
     """Pixels of PUSHT_PIECES in one picture, uint8 [3, size, size]."""
     at, scale = _centres(size, TABLE), size / TABLE
