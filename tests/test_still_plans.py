@@ -8,7 +8,7 @@ from vera_core.canvas import tile
 from vera_core.contract import load_contract
 from vera_drivers.sim_world import make_world
 from vera_planner.goal import SettleRule
-from vera_planner.planning import plan_motion
+from vera_planner.motion import plan_motion
 from vera_sim.finger_kinematics import tip_jacobian
 
 

@@ -16,7 +16,7 @@ from vera_core.gates import GateEntry, find_gate, save_gate
 from vera_core.normal import Normal, Tail
 from vera_core.seams import Plan
 from vera_drivers.sim_world import make_world
-from vera_planner.planning import plan_motion
+from vera_planner.motion import plan_motion
 
 SIZE, STEPS = 40, 4
 

@@ -7,7 +7,7 @@ of other episodes are judged, as they are and spoilt in each of the ways of `pla
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ from vera_core.normal import Normal
 from vera_core.seeds import mix
 from vera_jidm.plan_gate import action_signals
 from vera_jidm.registry import make_translator
-from vera_planner.plan_checks import frame_signals, unrealised
-from vera_planner.planning import plan_motion
+from vera_planner.motion import plan_motion
+from vera_planner.plan_checks import ENOUGH, frame_signals, rests, unrealised
 
 if TYPE_CHECKING:
     from vera_core.seams import Image
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Signals = dict[str, float]
 CALIBRATE, TEST = 7_100_001, 7_100_002
-WITNESSES = 2
+WITNESSES = ENOUGH - 1
 # Of good plans, by their frames and by their actions each; both together stay below 5%.
 FALSE_STOPS = 0.01
 NOT_TRUE = 0.02  # of good plans that may be said not to have come true
@@ -50,11 +50,17 @@ class Sample:
         frames: signals of its frames, by the number of candidates, from 1.
         actions: signals of its translation; None where one candidate's frames alone stop it, so
             that nobody translates it.
+        rests: whether it rests, and so is judged beside all candidates however many are asked for.
     """
 
     kind: str
     frames: tuple[Signals, ...]
     actions: Signals | None
+    rests: bool = False
+
+    def beside(self, candidates: int) -> Signals:
+        """The signals of its frames when so many candidates are asked for."""
+        return self.frames[-1 if self.rests else candidates - 1]
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,11 @@ def sample(
         frame_signals(dream.anchor, frames, list(dream.witnesses[:n]))
         for n in range(len(dream.witnesses) + 1)
     )
-    if normal is not None and normal.score(by_frames[0])[0] > normal.threshold:
-        return Sample(kind, by_frames, None)
+    found = Sample(kind, by_frames, None, rests(dream.anchor, frames))
+    if normal is not None and normal.score(found.beside(1))[0] > normal.threshold:
+        return found
     explanation = translator.explain(dream.anchor, frames[: dream.executed])[1]
-    return Sample(kind, by_frames, action_signals(explanation))
+    return replace(found, actions=action_signals(explanation))
 
 
 def samples(
@@ -213,7 +220,7 @@ def judged(
 
 def scores(entry: GateEntry, one: Sample, candidates: int) -> tuple[float, float, str]:
     """Score over threshold by frames and by actions, above 1 is stopped; and the worse signal."""
-    frames, by_frames = entry.frames.score(one.frames[candidates - 1])
+    frames, by_frames = entry.frames.score(one.beside(candidates))
     actions, by_actions = entry.actions.score(one.actions or {})
     f, a = frames / entry.frames.threshold, actions / entry.actions.threshold
     return f, a, by_frames if f >= a else by_actions

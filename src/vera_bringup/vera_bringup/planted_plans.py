@@ -22,7 +22,8 @@ from vera_core.contract import Contract
 from vera_core.gates import PlanRejectedError
 from vera_core.seams import Image, Plan, Translator, VideoPlanner
 from vera_core.seeds import mix
-from vera_planner.planning import plan_motion, warm_up
+from vera_planner.motion import plan_motion
+from vera_planner.planning import warm_up
 from vera_planner.registry import make_planner
 from vera_sim import FingerEnv
 from vera_sim.finger_kinematics import CANVAS

@@ -15,7 +15,7 @@ from vera_core import canvas
 from vera_core.contract import Contract
 from vera_core.seams import Image, VideoPlanner
 from vera_core.seeds import mix
-from vera_planner.planning import plan_motion
+from vera_planner.motion import plan_motion
 from vera_sim import language, make_environment
 from vera_sim.finger_painter import PALETTE
 

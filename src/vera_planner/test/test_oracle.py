@@ -8,12 +8,12 @@ import pytest
 from vera_core.contract import load_contract
 from vera_core.seams import Plan, VideoPlanner
 from vera_planner.goal import PlanRefusedError
+from vera_planner.motion import plan_motion
 from vera_planner.oracle import OraclePlanner
 from vera_planner.planning import (
     PlanError,
     PlanRequest,
     imagine,
-    plan_motion,
     warm_up,
 )
 from vera_planner.registry import make_planner

@@ -102,6 +102,66 @@ def test_a_plan_of_other_words_has_no_neighbour():
     assert verdict.accepted and verdict.chosen != 0
 
 
+def still(anchor):
+    """A plan that rests."""
+    return np.repeat(anchor[None], STEPS, axis=0)
+
+
+def known_to_rest():
+    """As `known` with three candidates, of a planner that also rests: then all of them do."""
+    good = []
+    for seed in range(120):
+        anchor, frames = way(seed)
+        if not seed % 3:
+            frames = still(anchor)
+        first, *near = alike(frames, seed)
+        good.append(frame_signals(anchor, first, near))
+    return Normal.of(good, 0.02)
+
+
+def test_rest_is_stopped_where_the_others_move_and_not_where_they_rest():
+    checks = PlanChecks(known_to_rest(), candidates=3)
+    anchor, frames = way(500)
+    (rest, *resting), moving = alike(still(anchor), 501), alike(frames, 500, 2)
+    verdict, each = checks.judge(anchor, [rest, *moving])
+    assert [one.accepted for one in each] == [False, True, True] and verdict.chosen != 0
+    assert frame_signals(anchor, rest, moving)['rest_3'] > 5
+    # One of the others rests, too: it may be that there is nothing to do.
+    assert frame_signals(anchor, rest, [rest, moving[0]])['rest_3'] < 1
+    assert checks.judge(anchor, [rest, *resting])[0].accepted
+
+
+class Asleep:
+    """A planner whose first `asleep` plans rest."""
+
+    def __init__(self, asleep):
+        self.asleep, self.asked = asleep, 0
+
+    def __call__(self, seed):
+        self.asked += 1
+        anchor, frames = way(7)
+        frames = still(anchor) if self.asked <= self.asleep else frames
+        frames = alike(frames, self.asked, 1)[0]
+        return Plan(frames, 0.2, motion=float(self.asked))
+
+
+@pytest.mark.parametrize(
+    ('asleep', 'asked', 'taken'), [(0, 1, 1), (1, 3, 2), (3, 3, 1)],
+    ids=['moves', 'rests alone', 'all rest'],
+)  # fmt: skip
+def test_a_single_plan_that_rests_is_believed_beside_two_others_only(asleep, asked, taken):
+    planner = Asleep(asleep)
+    plan = PlanChecks(known_to_rest()).ask(planner, way(7)[0], lambda plan: 4, 1)
+    assert (planner.asked, plan.motion) == (asked, taken)
+
+
+def test_who_only_reports_or_knows_nothing_of_rest_asks_for_no_more():
+    for checks in (PlanChecks(known_to_rest(), mode='report'), PlanChecks(None)):
+        planner = Asleep(3)
+        checks.ask(planner, way(7)[0], lambda plan: 4, 1)
+        assert planner.asked == 1
+
+
 def test_signals_do_not_fall_below_rounding():
     anchor, _ = way(1)
     frames = np.repeat(anchor[None], 2, axis=0)

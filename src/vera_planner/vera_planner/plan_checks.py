@@ -11,6 +11,11 @@ is the mean absolute difference of two frames. With o_0 the anchor and o_1 .. o_
     nearest_2   d at the last frame from the other candidate of two; nearest_3: from the nearest of
                 two others or more. A plan of other words, or one that the planner doubts, has no
                 neighbour.
+    rest_2      motion (vera_planner.motion) of the other candidate of two, over the plan's own plus
+                a little; rest_3: that of the one that moves least of two others or more. It rests
+                where all others move; where the goal is reached they rest, too.
+
+A plan that rests is believed only beside two others: with fewer candidates further ones are made.
 
 After a plan was executed, `unrealised` compares it with the frames that came.
 """
@@ -35,11 +40,17 @@ from vera_core.gates import (
 from vera_core.normal import Normal
 from vera_core.seams import Image, Plan, VideoPlanner
 from vera_core.seeds import mix
+from vera_planner.goal import SettleRule
+from vera_planner.motion import plan_motion
 
 # A difference below this [grey levels] is rounding.
 ROUNDING = 0.25
 # Frames that differ by less than this are copies, however little it is.
 _COPY = 0.02
+# Motion [grey levels of plan_motion] below which plans differ in nothing that could be seen: the tip
+# of the finger by an eighth of a pixel.
+_STILL = 10.0
+ENOUGH = 3  # plans beside each other tell which of them is odd
 WORDS = {
     'jump': 'too much changes from one frame to the next',
     'noise': 'its frames flicker where nothing moves',
@@ -47,6 +58,8 @@ WORDS = {
     'copy': 'it repeats a frame',
     'nearest_2': 'the other candidate shows something else',
     'nearest_3': 'no other candidate shows the same',
+    'rest_2': 'it rests where the other candidate moves',
+    'rest_3': 'it rests where all other candidates move',
     'unrealised': 'the last plan did not come true',
 }
 
@@ -82,8 +95,16 @@ def frame_signals(anchor: Image, frames: Image, others: Sequence[Image] = ()) ->
     }
     if others:
         nearest = min(difference(frames[-1], other[-1]) for other in others)
-        out[f'nearest_{min(len(others), 2) + 1}'] = max(ROUNDING, nearest)
+        count = min(len(others) + 1, ENOUGH)
+        out[f'nearest_{count}'] = max(ROUNDING, nearest)
+        least = min(plan_motion(anchor, other[-1]) for other in others)
+        out[f'rest_{count}'] = least / (plan_motion(anchor, frames[-1]) + _STILL)
     return out
+
+
+def rests(anchor: Image, frames: Image) -> bool:
+    """Whether a plan uint8 [M, H, W, 3] stays where it begins, as at the end of a goal."""
+    return plan_motion(anchor, frames[-1]) < SettleRule.still_motion
 
 
 def unrealised(anchor: Image, dreamt: Image, came: Image) -> float:
@@ -106,7 +127,8 @@ class PlanChecks:
         normal: of this planner's plans; None judges nothing.
         realised: of its plans against what came; None judges nothing.
         mode: 'on', 'report' or 'off', see vera_core.gates.
-        candidates: plans to ask for at a time, with different noise.
+        candidates: plans to ask for at a time, with different noise; at least three where one of
+            them rests, if that is judged.
     """
 
     def __init__(
@@ -159,6 +181,11 @@ class PlanChecks:
         each = [judge(self.normal, [one], WORDS, enforce=self.enforce) for one in signals]
         return judge(self.normal, signals, WORDS, enforce=self.enforce), each
 
+    def _doubtful(self, anchor: Image, plans: Sequence[Plan]) -> bool:
+        """Whether a plan rests, and others would tell if that is right."""
+        known = self.normal is not None and f'rest_{ENOUGH}' in self.normal.tails
+        return known and self.enforce and any(rests(anchor, plan.frames) for plan in plans)
+
     def came(self, anchor: Image, dreamt: Image, came: Image) -> tuple[float, Verdict]:
         """How much of a plan did not come true, and whether that is more than it may be."""
         share = unrealised(anchor, dreamt, came)
@@ -188,12 +215,16 @@ class PlanChecks:
             Exception: whatever else `make` raises.
         """
         plans: list[Plan] = []
-        for i in range(self.candidates):
+        wanted, i = self.candidates, 0
+        while i < wanted:
             try:
                 plans.append(make(candidate_seed(seed, i)))
             except PlanRejectedError:
-                if not plans and i + 1 == self.candidates:
+                if not plans and i + 1 == wanted:
                     raise
+            i += 1
+            if i == wanted and self._doubtful(anchor, plans):
+                wanted = max(wanted, ENOUGH)
         verdict, each = self.judge(anchor, [plan.frames for plan in plans])
         if not verdict.accepted:
             raise PlanRejectedError(verdict)
@@ -246,4 +277,7 @@ def candidate_seed(seed: int, index: int) -> int:
     return mix(seed, index) if index else seed
 
 
-__all__ = ['PlanChecks', 'Reality', 'candidate_seed', 'difference', 'frame_signals', 'unrealised']
+__all__ = [
+    'ENOUGH', 'PlanChecks', 'Reality', 'candidate_seed', 'difference', 'frame_signals', 'rests',
+    'unrealised',
+]  # fmt: skip

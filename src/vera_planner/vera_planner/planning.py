@@ -14,10 +14,9 @@ from vera_core.gates import PlanRejectedError
 from vera_core.seams import Image, Plan, VideoPlanner
 from vera_core.seeds import mix
 from vera_planner.execution import Execution
+from vera_planner.motion import plan_motion
 from vera_planner.observer import Observer
 from vera_planner.plan_checks import PlanChecks
-
-MOVING_SHARE = 0.01  # of the pixels: those that changed most tell whether anything moves
 
 
 class PlanError(RuntimeError):
@@ -128,21 +127,6 @@ def waited(request: PlanRequest, observer: Observer, execution: Execution) -> Pl
     return replace(
         request, context=observer.context(), anchor=newest, observed=request.seen, pending=None
     )
-
-
-def plan_motion(anchor: Image, last: Image) -> float:
-    """How much a plan moves, grey levels 0..255; the definition of `Plan.motion`.
-
-    Mean absolute change of the 1% most changed pixels; a pixel's change is the mean over its
-    channels.
-
-    Args:
-        anchor: uint8 [H, W, 3], o_t.
-        last: uint8 [H, W, 3], the last frame of the plan.
-    """
-    change = np.abs(last.astype(np.int16) - anchor.astype(np.int16)).mean(axis=-1).ravel()
-    count = max(1, round(MOVING_SHARE * change.size))
-    return float(np.partition(change, -count)[-count:].mean())
 
 
 def imagine(planner: VideoPlanner, request: PlanRequest, contract: Contract) -> Plan:
@@ -282,7 +266,6 @@ __all__ = [
     'imagine',
     'imagine_checked',
     'knows_pending',
-    'plan_motion',
     'rooted',
     'waited',
     'warm_up',
