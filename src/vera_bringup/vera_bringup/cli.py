@@ -766,6 +766,7 @@ def bench_loop(
 def bench_words(
     embodiment: Embodiment,
     scenes: Annotated[int, typer.Option(help='scenes, each asked three ways', min=2)] = 100,
+    planner: Planner = '',
     planner_checkpoint: PlannerCheckpoint = '',
     seed: Seed = 0,
     as_json: Json = False,
@@ -773,7 +774,7 @@ def bench_words(
     """Whether the plan obeys the words: PSNR asked rightly minus wrongly, held-out phrasings."""
     from vera_bringup.commands.words import run
 
-    run(embodiment, scenes, planner_checkpoint, seed, as_json)
+    run(embodiment, scenes, planner, planner_checkpoint, seed, as_json)
 
 
 @study.command('honesty')

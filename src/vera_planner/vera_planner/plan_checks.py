@@ -47,8 +47,7 @@ from vera_planner.motion import plan_motion
 ROUNDING = 0.25
 # Frames that differ by less than this are copies, however little it is.
 _COPY = 0.02
-# Motion [grey levels of plan_motion] below which plans differ in nothing that could be seen: the tip
-# of the finger by an eighth of a pixel.
+# Motion [grey levels of plan_motion] that nobody sees: the finger's tip by an eighth of a pixel.
 _STILL = 10.0
 ENOUGH = 3  # plans beside each other tell which of them is odd
 WORDS = {

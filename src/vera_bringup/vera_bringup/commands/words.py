@@ -7,7 +7,14 @@ import json
 from vera_bringup.exits import CommandError
 
 
-def run(embodiment: str, scenes: int, planner_checkpoint: str, seed: int, as_json: bool) -> None:
+def run(
+    embodiment: str,
+    scenes: int,
+    planner: str,
+    planner_checkpoint: str,
+    seed: int,
+    as_json: bool,
+) -> None:
     """Run `vera bench words`."""
     from vera_bringup.words import measure
     from vera_core.contract import load_contract
@@ -16,8 +23,10 @@ def run(embodiment: str, scenes: int, planner_checkpoint: str, seed: int, as_jso
 
     try:
         contract = load_contract(embodiment)
-        planner = make_planner('compact', contract, checkpoint=planner_checkpoint or None)
-        found = measure(planner, contract, scenes, seed, progress=True)
+        made = make_planner(
+            planner or contract.defaults.planner, contract, checkpoint=planner_checkpoint or None
+        )
+        found = measure(made, contract, scenes, seed, progress=True)
     except ValueError as error:
         raise CommandError(str(error)) from error
     gap, low, high = found.gap()
