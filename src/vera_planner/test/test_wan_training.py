@@ -392,6 +392,23 @@ def test_a_loss_that_is_no_number_ends_the_training(clips, tmp_path):
         trainer.train_step([next(source)])
 
 
+def test_what_a_transformer_puts_out_becomes_a_velocity():
+    """The way to the noise, given clean latents or what they changed since the first one."""
+    generator = torch.Generator().manual_seed(2)
+    latents = torch.randn(1, 48, 3, 8, 8, generator=generator)
+    levels = torch.tensor([[0.0, 0.6, 0.6]])
+    text = torch.zeros(1, 2, 384)
+    put_out = torch.randn(1, 48, 3, 8, 8, generator=generator)
+    clean = {'velocity': None, 'clean': put_out, 'change': put_out + latents[:, :, :1]}
+    for predicts, goal in clean.items():
+        layout = replace(SMALL, predicts=predicts)
+        denoiser = WanDenoiser(build_transformer(layout, seed=0), layout)
+        denoiser.transformer.forward = lambda *_, **__: (put_out,)
+        found = denoiser(latents, levels, text)
+        expected = put_out if goal is None else (latents - goal) / 0.6
+        torch.testing.assert_close(found[:, :, 1:], expected[:, :, 1:])
+
+
 def test_pixels_as_latents_and_back():
     frames = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3)).astype(np.uint8)
     latents = PixelCodec().encode(frames)

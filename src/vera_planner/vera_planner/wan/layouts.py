@@ -47,8 +47,9 @@ class WanLayout:
         text: text encoder, 'umt5' or 'minilm'.
         family: 'wan' or 'skyreels' (trained with diffusion forcing; its own class in diffusers).
         sample_info: SkyReels' embedding of the frame rate is there.
-        predicts: what the transformer puts out: 'velocity', as all published ones, or 'clean'
-            latents, which the denoiser turns into a velocity.
+        predicts: what the transformer puts out: 'velocity', as all published ones, 'clean'
+            latents, or their 'change' from the window's first one, which must then be clean
+            itself; the denoiser makes a velocity of either.
         licence: of the published weights; hub_id: where they are; '' where nothing is published.
     """
 
@@ -80,7 +81,7 @@ class WanLayout:
         for name, known in (
             ('text', ('umt5', 'minilm')),
             ('family', ('wan', 'skyreels')),
-            ('predicts', ('velocity', 'clean')),
+            ('predicts', ('velocity', 'clean', 'change')),
         ):
             if getattr(self, name) not in known:
                 raise LayoutError(f'{name} {getattr(self, name)!r}; known: {", ".join(known)}')
@@ -162,11 +163,13 @@ LAYOUTS: dict[str, WanLayout] = {
             'compact', 192, 768, 6, 5, text_dim=384, text_length=24, freq_dim=128, vae_width=12,
             text='minilm',
         ),
-        # A token's 8 x 8 pixels have more channels than it has width: noise would not fit in. Small
-        # models on pixels predict clean ones (arXiv 2511.13720).
+        # A token's 16 x 16 pixels have more channels than it has width: noise would not fit in.
+        # Small models on pixels predict clean ones (arXiv 2511.13720); what stands still they need
+        # not paint again.
         WanLayout(
-            'compact-pixels', 128, 384, 4, 6, in_channels=48, out_channels=48, text_dim=384,
-            text_length=24, freq_dim=64, vae='pixels', text='minilm', predicts='clean',
+            'compact-pixels', 192, 768, 6, 5, in_channels=48, out_channels=48, text_dim=384,
+            text_length=24, freq_dim=64, patch=(1, 4, 4), vae='pixels', text='minilm',
+            predicts='change',
         ),
         WanLayout(
             't2v-1.3b', 1536, 8960, 12, 30, licence='Apache-2.0',

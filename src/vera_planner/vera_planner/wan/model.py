@@ -240,10 +240,11 @@ class WanDenoiser(nn.Module):
             return_dict=False,
             **extra,
         )[0]
-        if layout.predicts == 'clean':
-            level = levels[:, None, :, None, None].clamp_min(LOWEST_LEVEL)
-            return (latents - velocity.float()) / level
-        return velocity.float()
+        put_out: torch.Tensor = velocity.float()
+        if layout.predicts == 'velocity':
+            return put_out
+        clean = put_out if layout.predicts == 'clean' else put_out + latents[:, :, :1]
+        return (latents - clean) / levels[:, None, :, None, None].clamp_min(LOWEST_LEVEL)
 
     def _check(
         self,
