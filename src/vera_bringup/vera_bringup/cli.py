@@ -311,7 +311,27 @@ def evaluate(
         Optional[float],  # noqa: UP045
         typer.Option(help="share of PushT's goal that counts as success: .738, .82 or .95"),
     ] = None,
-    jobs: Annotated[int, typer.Option(help='processes', min=1)] = 1,
+    loop: Annotated[
+        str, typer.Option(help='lockstep: time waits for the planner; or sync, async, servo')
+    ] = 'lockstep',
+    planner_latency: Annotated[
+        float, typer.Option(help='[s] a plan takes, where time does not wait', min=0)
+    ] = 0.0,
+    pending: Annotated[
+        bool, typer.Option('--pending', help='tell the planner the frames still to be executed')
+    ] = False,
+    judge: Annotated[
+        bool, typer.Option(help='compare each dream with what the expert would do')
+    ] = True,
+    jobs: Annotated[int, typer.Option(help='processes, or actors of --ray', min=1)] = 1,
+    ray: Annotated[
+        str, typer.Option(help='run on a Ray cluster: its address, auto, or local')
+    ] = '',
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='keep episodes, page and videos here; goes on where it was'),
+    ] = None,
+    videos: Annotated[int, typer.Option(help='of the worst episodes, in --out', min=0)] = 6,
     gate: Gate = 'off',
     candidates: Candidates = 1,
     ros: Annotated[
@@ -322,10 +342,10 @@ def evaluate(
     namespace: Namespace = 'vera',
     runs: Runs = Path('runs'),
 ) -> None:
-    """Success rate with its Wilson interval, in lock-step: time waits for the planner.
+    """Success rate with its Wilson interval, and what the episodes were like.
 
     Without --ros it runs the library alone; with --ros the same episodes go through the nodes,
-    with the same actions.
+    with the same actions. See docs/how-to/evaluate.md.
     """
     from vera_bringup.commands.evaluate import run
     from vera_bringup.evaluation import EvaluationOptions
@@ -348,8 +368,13 @@ def evaluate(
         task=task,
         colours=colours,
         discs=discs,
+        loop=loop,
+        latency=planner_latency,
+        pending=pending,
+        judge=judge,
+        ray=ray,
     )
-    run(embodiment, options, ros, as_json, domain, namespace, runs)
+    run(embodiment, options, ros, as_json, domain, namespace, runs, out, videos)
 
 
 @app.command()

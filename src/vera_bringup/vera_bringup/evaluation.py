@@ -1,12 +1,16 @@
-"""`vera eval` without ROS: many episodes in lock-step, on one or several processes."""
+"""`vera eval` without ROS: many episodes, on one or several processes or machines."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from vera_bringup.rows import digest
+from vera_bringup.timed_loop import Timing
 from vera_core.contract import load_contract
 
 if TYPE_CHECKING:
@@ -14,9 +18,11 @@ if TYPE_CHECKING:
 
     from vera_bringup.lockstep import LockstepLoop
     from vera_bringup.statistics import EpisodeResult
+    from vera_bringup.timed_loop import TimedLoop
     from vera_core.contract import Contract
 
 RANDOM, EXPERT = 'random', 'expert'
+LOCKSTEP = 'lockstep'
 # Frame periods of an episode, by simulated environment; VERA allows PushT 200 steps of 0.1 s.
 EPISODE_FRAMES = {'finger': 60, 'panda': 120, 'pusht': 200}
 
@@ -34,6 +40,12 @@ class EvaluationOptions:
         frames: frame periods after which an episode counts as not reached; None: as usual for
             the environment, see EPISODE_FRAMES.
         jobs: processes; the result does not depend on it.
+        loop: 'lockstep', where time waits for the planner, or one of timed_loop.MODES.
+        latency: of the planner, where time does not wait [s].
+        pending: whether planners that can are then told the frames still to be executed.
+        judge: whether dreams are compared with what the expert would do.
+        film: keep the pictures of every episode.
+        ray: address of a Ray cluster, 'local' for one of this machine; '' for none.
         keep: keep chunks and commands of every episode.
         gate: 'on' stops plans that look impossible, 'report' only counts them; 'off'.
         candidates: plans to choose from, each time.
@@ -61,6 +73,12 @@ class EvaluationOptions:
     task: str = ''
     colours: str = ''
     discs: int | None = None
+    loop: str = LOCKSTEP
+    latency: float = 0.0
+    pending: bool = False
+    judge: bool = True
+    film: bool = False
+    ray: str = ''
 
 
 def evaluation_contract(
@@ -123,22 +141,78 @@ def episode_frames(contract: Contract, options: EvaluationOptions) -> int:
     """Frame periods after which an episode counts as not reached."""
     if options.frames is not None:
         return options.frames
+    if options.loop != LOCKSTEP:
+        # Where the world does not wait for the planner, an episode lasts as long as a goal may.
+        return round(contract.goal.timeout / contract.video.frame_period)
     name = contract.sim.environment if contract.sim is not None else ''
     return EPISODE_FRAMES.get(name, 60)
 
 
-def make_loop(contract: Contract, options: EvaluationOptions) -> LockstepLoop:
+def check(contract: Contract, options: EvaluationOptions) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        ValueError: which ones, and what to do.
+    """
+    if options.loop == LOCKSTEP:
+        if options.latency or options.pending:
+            raise ValueError(
+                'in lock-step time waits for the planner; choose --loop sync, async or servo for '
+                '--planner-latency or --pending'
+            )
+        return
+    Timing(options.loop, options.latency, options.pending)
+    if (options.planner or contract.defaults.planner) in (RANDOM, EXPERT):
+        raise ValueError(f'--planner {options.planner} makes no plans; leave --loop out')
+    if options.gate != 'off' or options.candidates != 1:
+        raise ValueError('--gate and --candidates are for --loop lockstep')
+
+
+class Runner:
+    """One loop with its organs loaded; runs any episode.
+
+    Args:
+        contract: of a simulated embodiment.
+        options: what to evaluate.
+
+    Raises:
+        ValueError: an unknown organ, or a checkpoint that is missing or does not fit.
+    """
+
+    def __init__(self, contract: Contract, options: EvaluationOptions) -> None:
+        check(contract, options)
+        self._options = options
+        self._frames = episode_frames(contract, options)
+        self._loop = make_loop(contract, options)
+
+    def run(self, index: int) -> EpisodeResult:
+        """Episode `index`; the same wherever and after whatever it is run."""
+        from vera_bringup.lockstep import LockstepLoop, episode_seed
+
+        options, loop = self._options, self._loop
+        seed = episode_seed(options.seed, index)
+        if isinstance(loop, LockstepLoop):
+            return loop.run(index, seed, options.held_out, self._frames)
+        timing = Timing(options.loop, options.latency, options.pending)
+        return loop.run(
+            seed, timing, index=index, held_out=options.held_out, frames=self._frames, whole=True
+        )
+
+
+def make_loop(contract: Contract, options: EvaluationOptions) -> LockstepLoop | TimedLoop:
     """The loop with its organs loaded.
 
     Raises:
         ValueError: an unknown organ, or a checkpoint that is missing or does not fit.
     """
     from vera_bringup.lockstep import LockstepLoop
+    from vera_bringup.timed_loop import TimedLoop
 
     name = options.planner or contract.defaults.planner
     if name in (RANDOM, EXPERT):
         return LockstepLoop(
-            contract, None, None, options.seed, options.keep, expert=name == EXPERT
+            contract, None, None, options.seed, options.keep, expert=name == EXPERT,
+            film=options.film,
         )
     from vera_jidm.registry import make_translator
     from vera_planner.planning import warm_up
@@ -161,46 +235,111 @@ def make_loop(contract: Contract, options: EvaluationOptions) -> LockstepLoop:
         options.translator_checkpoint or None,
         mode=options.mode,
     )
+    # What an oracle dreams is what the expert would do.
+    judge = options.judge and (name != 'oracle' or options.gate != 'off')
+    if options.loop != LOCKSTEP:
+        return TimedLoop(contract, planner, translator, options.seed, judge, options.film)
     return LockstepLoop(
         contract, planner, translator, options.seed, options.keep, options.gate,
-        options.candidates,
+        options.candidates, judge=judge, film=options.film,
     )
 
 
-def evaluate(contract: Contract, options: EvaluationOptions) -> Iterator[EpisodeResult]:
+def evaluate(
+    contract: Contract, options: EvaluationOptions, indices: Sequence[int] | None = None
+) -> Iterator[EpisodeResult]:
     """Results as they come; in the order of the episodes with one process.
 
+    Args:
+        contract: of `evaluation_contract`.
+        options: what to evaluate.
+        indices: of the episodes; all unless given.
+
     Raises:
-        ValueError: before the first episode, as `make_loop`.
+        ValueError: before the first episode, as `Runner`; or a process ended by itself.
     """
-    indices = range(options.episodes)
-    if options.jobs == 1:
-        loop = make_loop(contract, options)
-        yield from _episodes(loop, options, indices)
-        return
+    wanted = range(options.episodes) if indices is None else indices
+    if options.ray:
+        from vera_bringup.ray_evaluation import evaluate_with_ray
+
+        yield from evaluate_with_ray(contract, options, wanted)
+    elif options.jobs == 1:
+        runner = Runner(contract, options)
+        yield from map(runner.run, wanted)
+    else:
+        yield from _with_processes(contract, options, wanted)
+
+
+def _with_processes(
+    contract: Contract, options: EvaluationOptions, indices: Sequence[int]
+) -> Iterator[EpisodeResult]:
     # A forked torch may hang; each process loads its own organs once.
     context = multiprocessing.get_context('spawn')
-    with context.Pool(options.jobs, _load, (contract, options)) as pool:
-        yield from pool.imap_unordered(_one, indices)
+    with ProcessPoolExecutor(min(options.jobs, max(len(indices), 1)), context) as pool:
+        futures = [pool.submit(_one, contract, options, index) for index in indices]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise ValueError(
+                'a process of the evaluation was ended, perhaps for want of memory; try fewer '
+                '--jobs. With --out the same command goes on where it was'
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _episodes(
-    loop: LockstepLoop, options: EvaluationOptions, indices: Iterable[int]
-) -> Iterator[EpisodeResult]:
-    from vera_bringup.lockstep import episode_seed
-
-    for index in indices:
-        seed = episode_seed(options.seed, index)
-        yield loop.run(index, seed, options.held_out, episode_frames(loop.contract, options))
+_RUNNERS: list[Runner] = []
 
 
-_WORKER: list[tuple[LockstepLoop, EvaluationOptions]] = []
+def _one(contract: Contract, options: EvaluationOptions, index: int) -> EpisodeResult:
+    """In a process of its own, which serves one evaluation."""
+    if not _RUNNERS:
+        _RUNNERS.append(Runner(contract, options))
+    return _RUNNERS[0].run(index)
 
 
-def _load(contract: Contract, options: EvaluationOptions) -> None:
-    _WORKER[:] = [(make_loop(contract, options), options)]
+def about(contract: Contract, options: EvaluationOptions, ros: bool = False) -> dict[str, Any]:
+    """What the rows depend on: not how many they are, nor how they are made.
+
+    Raises:
+        ValueError: a checkpoint is missing or does not fit.
+    """
+    kept = {
+        name: getattr(options, name)
+        for name in ('mode', 'seed', 'held_out', 'loop', 'latency', 'pending', 'gate', 'candidates')
+    }
+    planner = options.planner or contract.defaults.planner
+    translator = options.translator or contract.defaults.translator
+    moves = planner not in (RANDOM, EXPERT)
+    return {
+        'embodiment': contract.embodiment,
+        'contract': digest(contract.portable_dict()),
+        'planner': planner,
+        'planner_weights': _planner_weights(contract, planner, options.planner_checkpoint),
+        'translator': translator if moves else 'none',
+        'translator_weights': (
+            _translator_weights(contract, translator, options.translator_checkpoint)
+            if moves else ''
+        ),
+        'frames': episode_frames(contract, options),
+        'ros': ros,
+        **kept,
+    }
 
 
-def _one(index: int) -> EpisodeResult:
-    loop, options = _WORKER[0]
-    return next(iter(_episodes(loop, options, [index])))
+def _planner_weights(contract: Contract, name: str, checkpoint: str) -> str:
+    if name == 'compact':
+        from vera_planner.registry import planner_checkpoint
+
+        ref = checkpoint or contract.defaults.planner_checkpoint
+        return planner_checkpoint(ref).short_hash if ref else ''
+    return checkpoint
+
+
+def _translator_weights(contract: Contract, name: str, checkpoint: str) -> str:
+    if name == 'analytic':
+        return ''
+    from vera_jidm.registry import find_translator_checkpoint
+
+    return find_translator_checkpoint(contract, checkpoint or None).short_hash

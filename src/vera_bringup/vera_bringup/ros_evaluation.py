@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ def evaluate_through_ros(
     domain: str | None,
     namespace: str,
     runs: Path,
+    indices: Sequence[int] | None = None,
 ) -> Iterator[EpisodeResult]:
     """Results as they come.
 
@@ -79,7 +80,7 @@ def evaluate_through_ros(
         file = new_run_dir(runs) / f'{contract.embodiment}.yaml'
         file.write_text(yaml.safe_dump(without_none(contract.portable_dict())), encoding='utf-8')
         prepared = prepare(str(file), graph_options, domain, runs, run_dir=file.parent)
-        yield from _run(prepared, options)
+        yield from _run(prepared, options, range(options.episodes) if indices is None else indices)
 
 
 def without_none(value: object) -> object:
@@ -91,7 +92,9 @@ def without_none(value: object) -> object:
     return value
 
 
-def _run(prepared: Prepared, options: EvaluationOptions) -> Iterator[EpisodeResult]:
+def _run(
+    prepared: Prepared, options: EvaluationOptions, indices: Sequence[int]
+) -> Iterator[EpisodeResult]:
     from vera_bringup.nodes.lockstep_client import LockstepClient
 
     def report(source: str, line: str) -> None:
@@ -109,7 +112,7 @@ def _run(prepared: Prepared, options: EvaluationOptions) -> Iterator[EpisodeResu
         if graph.down or not client.ready(names):
             why = supervisor.failure or f'not ready after {START_TIMEOUT:.0f} s'
             raise CommandError(f'{why}; see {prepared.run_dir}/log', Exit.GRAPH_DOWN)
-        for index in range(options.episodes):
+        for index in indices:
             episode = _RosEpisode(prepared.contract, options, index, client, graph)
             yield episode.run()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,37 @@ class EpisodeResult:
         return 2 * sum(self.came_true) > len(self.came_true)
 
 
+_NOT_KEPT = ('chunks', 'commands', 'film')
+
+
+def to_row(result: EpisodeResult) -> dict[str, Any]:
+    """An episode as plain data for a line of JSON, without its arrays; NaN becomes None."""
+    names = [f.name for f in fields(EpisodeResult) if f.name not in _NOT_KEPT]
+    row = {name: getattr(result, name) for name in names}
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else _plain(value)
+        for key, value in row.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def from_row(row: dict[str, Any]) -> EpisodeResult:
+    """The inverse of `to_row`; raises ValueError for a row of something else."""
+    try:
+        return EpisodeResult(**{
+            key: tuple(value) if isinstance(value, list)
+            else math.nan if value is None else value
+            for key, value in row.items()
+        })
+    except TypeError as error:
+        raise ValueError(f'a row is not of an episode: {error}') from None
+
+
 def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval of a rate.
 
@@ -192,7 +223,7 @@ def summarise(results: Sequence[EpisodeResult]) -> dict[str, Any]:
             np.median([r.duration for r in results if r.success]) if successes else None
         ),
         **_motion(results),
-        **_gate_rates([r for r in results if r.dreams or r.rejected]),
+        **_gate_rates([r for r in results if r.dreams or r.realised or r.rejected]),
         **_coverage_rates([r.coverage for r in results if not math.isnan(r.coverage)]),
     }
 
@@ -235,12 +266,13 @@ def _gate_rates(judged: Sequence[EpisodeResult]) -> dict[str, Any]:
             'ci_low': round(low, 4), 'ci_high': round(high, 4),
         }
 
-    compared = [r for r in judged if r.came_true]
+    compared = [r for r in judged if r.realised]
+    dreamt = [r for r in judged if r.dreams]
     return {
-        'dream_success': rate([r.dream_success for r in judged]),
+        'dream_success': rate([r.dream_success for r in dreamt]),
         'execution_success': rate([r.execution_success for r in compared]),
-        'success_where_dream_right': rate([r.success for r in judged if r.dream_success]),
-        'success_where_dream_wrong': rate([r.success for r in judged if not r.dream_success]),
+        'success_where_dream_right': rate([r.success for r in dreamt if r.dream_success]),
+        'success_where_dream_wrong': rate([r.success for r in dreamt if not r.dream_success]),
         'rejected': dict(Counter(name for r in judged for name in r.rejected).most_common()),
     }
 
