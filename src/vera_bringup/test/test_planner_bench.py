@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vera_bringup import planner_bench
+from vera_bringup.plan_fidelity import Comparison
 from vera_bringup.planner_bench import UNET, BenchError, measure, text_of, variant
 from vera_planner.wan.planner import read_options
 
@@ -55,11 +56,13 @@ def test_comparison_with_itself_is_exact():
     from vera_core.seams import Plan
 
     plan = Plan(frames=scene.context[:4], frame_period=0.2)
-    comparison = planner_bench._Comparison([scene], lambda a, f: f.mean((1, 2, 3))[:, None], 4)
+    comparison = Comparison([scene], lambda a, f: f.mean((1, 2, 3))[:, None], 4)
     comparison.take_reference([plan])
     assert comparison.row([plan])['action_mse'] == 0
+    assert comparison.row([plan]).get('ssim', 1) == pytest.approx(1)
     other = Plan(frames=255 - scene.context[:4], frame_period=0.2)
     assert comparison.row([other])['action_mse'] > 0
+    assert comparison.row([other]).get('ssim', 0) < 0.9
     assert comparison.row([other])['psnr_db'] < comparison.row([plan])['psnr_db']
 
 

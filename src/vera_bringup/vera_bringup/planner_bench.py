@@ -1,16 +1,12 @@
 """How long a plan takes, stage by stage, and what each way to make it faster does to the plan.
 
-Every variant plans the same scenes of the finger with the same seeds. Its frames are compared with
-those of the plan of 40 steps with both guidances: PSNR, LPIPS where that package is installed, and
-with trained weights the squared error of the actions that the translator makes of them, in units
-of the channels' scales. Of Wan planners the latents are compared, too.
+Every variant plans the same scenes of the finger with the same seeds, and is compared with the plan
+of 40 steps that is guided as the checkpoint says (vera_bringup.plan_fidelity).
 """
 
 from __future__ import annotations
 
 import gc
-import importlib
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vera_bringup.words import psnr
+from vera_bringup.plan_fidelity import Comparison, Scene
 from vera_core import canvas
 from vera_core.contract import Contract, load_contract
 from vera_core.seams import Image, Plan, VideoPlanner
@@ -38,7 +34,7 @@ SIZES = (UNET, *LAYOUTS, *ALIASES)
 ON_A_CPU = ('tiny', 'compact', 'compact-pixels')  # sizes that make sense without a GPU
 FULL = 'full'  # the variant that all are compared with
 FULL_STEPS = 40
-LOOK_AHEAD = 16  # frames; the first four are committed
+LOOK_AHEAD, COMMITTED = 16, 4  # frames
 
 
 class BenchError(ValueError):
@@ -60,6 +56,8 @@ VARIANTS: dict[str, Variant] = {
     'steps-20': Variant({'steps': 20}),
     'steps-10': Variant({'steps': 10}),
     'steps-4': Variant({'steps': 4}),
+    'steps-2': Variant({'steps': 2}),
+    'steps-1': Variant({'steps': 1}),
     'no-history': Variant({'history_guidance': 0.0}),
     'no-guidance': Variant({'history_guidance': 0.0, 'text_guidance': 0.0}),
     'unbatched': Variant(speed={'batched': False}),
@@ -75,6 +73,7 @@ VARIANTS: dict[str, Variant] = {
     'cast': Variant(speed={'cast': 'float8_e4m3fn'}),
     'int8': Variant(speed={'quantise': 'int8'}),
     'fp8': Variant(speed={'quantise': 'fp8'}),
+    'fp8-weights': Variant(speed={'quantise': 'fp8_weights'}),
     'offload': Variant(offload='group'),
     'branch-parallel': Variant(speed={'processes': 3}),
     'context-parallel': Variant(speed={'processes': 2, 'parallel': 'context'}),
@@ -95,14 +94,6 @@ def variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
-@dataclass(frozen=True)
-class Scene:
-    """Frames uint8 [T, H, W, 3] of the expert at work, oldest first, and what it was asked for."""
-
-    context: Image
-    prompt: str
-
-
 def scenes(contract: Contract, count: int, frames: int, seed: int) -> list[Scene]:
     """Beginnings of the finger's scripted motion, `frames` on a canvas of the contract."""
     from vera_sim import language, make_environment
@@ -121,9 +112,15 @@ def scenes(contract: Contract, count: int, frames: int, seed: int) -> list[Scene
     return found
 
 
-def bench_contract(on_gpu: bool) -> Contract:
-    """The finger, as it is; with a GPU on the authors' canvas of 128 x 576 px and 21 frames."""
-    video = {'look_ahead': LOOK_AHEAD, 'context': 21 if on_gpu else 9}
+def bench_contract(on_gpu: bool, look_ahead: int = LOOK_AHEAD) -> Contract:
+    """The finger, as it is; with a GPU on the authors' canvas of 128 x 576 px and 21 frames.
+
+    A part of the look-ahead [frames] is left for a warm start, whatever it is.
+    """
+    committed = min(COMMITTED, max(1, look_ahead // 2))
+    video = {
+        'look_ahead': look_ahead, 'context': 21 if on_gpu else 9, 'committed': committed,
+    }  # fmt: skip
     more = {'canvas': {'height': 128, 'width': 576}} if on_gpu else {}
     return load_contract('finger', {'video': video, **more})
 
@@ -216,66 +213,6 @@ def _opened(size: str, dtype: torch.dtype, offload: str, device: Any) -> Any:
     return random_parts(size, dtype, offload, str(device))
 
 
-class _Comparison:
-    """Plans against those of the full variant.
-
-    Args:
-        given: the scenes.
-        actions: frames [K, H, W, 3] behind an anchor -> actions [K, n] in units of their scales;
-            None with random weights.
-        committed: K.
-    """
-
-    def __init__(
-        self,
-        given: Sequence[Scene],
-        actions: Callable[[Image, Image], NDArray[np.float64]] | None,
-        committed: int,
-    ) -> None:
-        self._given, self._actions, self._committed = given, actions, committed
-        self._wanted: list[Plan] = []
-        self._lpips = _lpips()
-
-    def take_reference(self, plans: Sequence[Plan]) -> None:
-        """These are the plans to compare with."""
-        self._wanted = list(plans)
-
-    def row(self, plans: Sequence[Plan]) -> dict[str, float]:
-        """psnr_db, latent_error, action_mse and lpips, as far as they can be had; means."""
-        count, both = self._committed, list(zip(plans, self._wanted, strict=True))
-        pairs = [(plan.frames[:count], wanted.frames[:count]) for plan, wanted in both]
-        found = {'psnr_db': float(np.mean([psnr(a, b) for a, b in pairs]))}
-        if all(plan.warm_start is not None for plan, _ in both):
-            latents = [(p.warm_start.latents, w.warm_start.latents) for p, w in both]
-            found['latent_error'] = float(np.mean([(a - b).norm() / b.norm() for a, b in latents]))
-        if self._actions is not None:
-            errors = [
-                (self._actions(s.context[-1], a) - self._actions(s.context[-1], b)) ** 2
-                for s, (a, b) in zip(self._given, pairs, strict=True)
-            ]
-            found['action_mse'] = float(np.mean(errors))
-        if self._lpips is not None:
-            found['lpips'] = float(np.mean([self._lpips(a, b) for a, b in pairs]))
-        return found
-
-
-def _lpips() -> Callable[[Image, Image], float] | None:
-    if importlib.util.find_spec('lpips') is None:
-        return None
-    lpips = importlib.import_module('lpips')
-    try:
-        network = lpips.LPIPS(net='alex', verbose=False)
-    except Exception:  # its backbone is downloaded
-        return None
-
-    @torch.inference_mode()
-    def distance(a: Image, b: Image) -> float:
-        signals = (torch.from_numpy(x).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (a, b))
-        return float(network(*signals).mean())
-
-    return distance
-
-
 def _translated(contract: Contract) -> Callable[[Image, Image], NDArray[np.float64]]:
     from vera_jidm.registry import make_translator
 
@@ -302,15 +239,18 @@ def _memory() -> int:
 
 
 def _plans(
-    planner: VideoPlanner, given: Sequence[Scene], repeats: int, warm: bool, bar: Any
+    planner: VideoPlanner, given: Sequence[Scene], repeats: int, warm: int, bar: Any
 ) -> tuple[list[Plan], list[dict[str, Any]]]:
-    """Plans of the scenes; and of each plan its seconds, CPU seconds, and stages where told."""
+    """Plans of the scenes; and of each plan its seconds, CPU seconds, and stages where told.
+
+    With `warm` each starts from the plan that was made so many frames ago.
+    """
     plans, times = [], []
     for index in range(max(repeats, len(given))):
         scene = given[index % len(given)]
         start = None
-        if warm:  # from the plan made a committed chunk ago
-            earlier = replace(scene, context=scene.context[:-4])
+        if warm:
+            earlier = replace(scene, context=scene.context[:-warm])
             start = planner.plan(earlier.context, scene.prompt, seed=mix(index, 1)).warm_start
         began, worked = time.perf_counter(), time.process_time()
         seed = index % len(given)
@@ -386,10 +326,12 @@ def measure(
     asked = size
     if not on_gpu and not checkpoint and size not in ON_A_CPU:
         size = 'tiny'
-    contract = bench_contract(on_gpu and not checkpoint)
+    look_ahead = _look_ahead(checkpoint) if checkpoint else LOOK_AHEAD
+    contract = bench_contract(on_gpu and not checkpoint, look_ahead)
+    committed = contract.video.committed
     given = scenes(contract, scene_count, contract.video.context, seed)
     actions = _translated(contract) if checkpoint else None
-    comparison = _Comparison(given, actions, contract.video.committed)
+    comparison = Comparison(given, actions, committed)
     rows: list[dict[str, Any]] = []
     row: dict[str, Any]
     count = max(repeats, scene_count) + 1
@@ -403,7 +345,9 @@ def measure(
             # Measures, compiles and calibrates what is measured once.
             planner.plan(given[0].context, given[0].prompt)
             bar.update()
-            plans, times = _plans(planner, given, repeats, name == 'warm-start', bar)
+            plans, times = _plans(
+                planner, given, repeats, committed if name == 'warm-start' else 0, bar
+            )
         except (ValueError, RuntimeError, ImportError) as error:
             if name == FULL:
                 raise
@@ -436,8 +380,17 @@ def measure(
         'canvas': [contract.canvas.height, contract.canvas.width],
         'context_frames': contract.video.context,
         'look_ahead_frames': contract.video.look_ahead,
+        'committed_frames': committed,
         'rows': rows,
     }
+
+
+def _look_ahead(checkpoint: str) -> int:
+    """Frames that a checkpoint was trained to imagine, as far as it says."""
+    from vera_planner.wan.checkpoints import locate
+
+    info = locate(checkpoint)
+    return int(info.sampling.get('look_ahead', 0)) * info.layout.stride[0] or LOOK_AHEAD
 
 
 def _measure_unet(
@@ -461,7 +414,7 @@ def _measure_unet(
         taken[name] = int(name[6:])
     contract = load_contract('finger')
     given = scenes(contract, scene_count, contract.video.context, seed)
-    comparison = _Comparison(given, _translated(contract), contract.video.committed)
+    comparison = Comparison(given, _translated(contract), contract.video.committed)
     rows = []
     for name, count in taken.items():
         planner = shipped(
@@ -471,7 +424,7 @@ def _measure_unet(
         bar = tqdm(
             total=max(repeats, scene_count), desc=name, disable=not progress, leave=False
         )
-        plans, times = _plans(planner, given, repeats, False, bar)
+        plans, times = _plans(planner, given, repeats, 0, bar)
         bar.close()
         row = _row(name, count, times)
         if name == FULL:
@@ -490,6 +443,7 @@ def _measure_unet(
         'canvas': [contract.canvas.height, contract.canvas.width],
         'context_frames': contract.video.context,
         'look_ahead_frames': contract.video.look_ahead,
+        'committed_frames': contract.video.committed,
         'rows': rows,
     }
 
@@ -510,6 +464,7 @@ def text_of(row: dict[str, Any]) -> str:
     for name, key, form in (
         ('CPU', 'cpu_p50_ms', '{:.1f} ms'),
         ('PSNR', 'psnr_db', '{:.1f} dB'),
+        ('SSIM', 'ssim', '{:.4f}'),
         ('latents off by', 'latent_error', '{:.1%}'),
         ('action MSE', 'action_mse', '{:.2g}'),
         ('LPIPS', 'lpips', '{:.3f}'),

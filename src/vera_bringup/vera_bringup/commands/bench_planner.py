@@ -50,7 +50,8 @@ def run(
         f'{report["size"]}, weights {report["weights"]}, on {report["device"]}'
         + (f' with {report["threads"]} thread(s)' if report['device'] == 'cpu' else '')
         + f'; canvas {report["canvas"][0]} x {report["canvas"][1]} px, '
-        f'{report["context_frames"]} frames of context, {report["look_ahead_frames"]} imagined. '
+        f'{report["context_frames"]} frames of context, {report["look_ahead_frames"]} imagined, '
+        f'{report["committed_frames"]} of them compared. '
         'PSNR and action MSE: against the first line'
     )
     if report['weights'] == 'random':
