@@ -10,6 +10,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+from vera_bringup.network import leaves_machine
 from vera_bringup.resources import prefixes, resource
 
 DEFAULT_DOMAIN = 0
@@ -87,8 +88,9 @@ def graph_environment(
     Args:
         domain: ROS domain.
         base: environment to start from; ours by default.
-        profile: Fast DDS profile; ours by default, '' for the middleware's own defaults
-            (only the transport benchmark wants that).
+        profile: Fast DDS profile; ours by default (another one where the graph leaves this
+            machine), '' for the middleware's own defaults (only the transport benchmark wants
+            that).
     """
     env = dict(os.environ if base is None else base)
     env['ROS_DOMAIN_ID'] = str(domain)
@@ -101,7 +103,8 @@ def graph_environment(
         for name in PROFILE_VARIABLES:
             env.pop(name, None)
         return env
-    path = str(profile or resource('config', 'dds', 'fastdds_shm.xml'))
+    ours = 'fastdds_network.xml' if leaves_machine(env) else 'fastdds_shm.xml'
+    path = str(profile or resource('config', 'dds', ours))
     for name in PROFILE_VARIABLES:
         env[name] = path
     return env

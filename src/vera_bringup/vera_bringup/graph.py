@@ -18,9 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vera_bringup import recording_budget as budget
 from vera_bringup.environment import DomainError, graph_environment, parse_domain, require_ports
 from vera_bringup.exits import CommandError, Exit
-from vera_bringup.node_table import GraphOptions, NodeSpec, contract_overrides, node_table
+from vera_bringup.node_table import (
+    GraphOptions,
+    NodeSpec,
+    contract_overrides,
+    elsewhere,
+    node_table,
+)
 from vera_bringup.resources import ResourceError
 from vera_bringup.supervisor import Supervisor, die_with_parent
 
@@ -36,7 +43,11 @@ PROBE = [sys.executable, '-m', 'vera_bringup.nodes.probe']
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is needed to start a graph, checked."""
+    """Everything that is needed to start a graph, or this machine's part of one, checked.
+
+    Attributes:
+        elsewhere: names of the essential nodes that run on other machines.
+    """
 
     contract: Contract
     options: GraphOptions
@@ -44,6 +55,7 @@ class Prepared:
     environment: dict[str, str]
     domain: int
     run_dir: Path
+    elsewhere: tuple[str, ...] = ()
 
 
 def check_namespace(namespace: str) -> str:
@@ -120,20 +132,26 @@ def prepare(
     number = check_domain(domain)
     try:
         whole = load_contract(embodiment)
-        count = len(node_table(whole, options)) + record
+        names = {spec.name for spec in node_table(whole, options)}
+        others = elsewhere(whole, options)
         contract = load_contract(embodiment, contract_overrides(whole, options))
-        require_ports(number, count + 2)  # beside the nodes: this command and one more
+        # Beside the nodes: this command and one more.
+        require_ports(number, len(names) + record + 2)
         environment = graph_environment(number)
     except (ValueError, ResourceError) as error:  # of the contract, a domain or an option
         raise CommandError(str(error)) from error
-    require_quiet(number, options.namespace, environment)
+    require_quiet(number, options.namespace, environment, names if options.part else None)
     run_dir = run_dir or new_run_dir(runs)
     if record:
         check_disk(run_dir)
+        try:
+            budget.check(run_dir, budget.estimate(contract).rate, None)
+        except budget.BudgetError as error:
+            raise CommandError(str(error)) from error
         options = options.changed(record=str((run_dir / 'bag').resolve()))
     name = str(Path(embodiment).resolve()) if embodiment.endswith(('.yaml', '.yml')) else embodiment
     table = node_table(whole, options, name)
-    return Prepared(contract, options, table, environment, number, run_dir)
+    return Prepared(contract, options, table, environment, number, run_dir, others)
 
 
 def _clash(domain: int, namespace: str) -> CommandError:
@@ -145,23 +163,29 @@ def _clash(domain: int, namespace: str) -> CommandError:
 
 
 @contextlib.contextmanager
-def graph_lock(domain: int, namespace: str) -> Iterator[None]:
-    """Hold this machine's lock of a domain and namespace; CommandError(BUSY) if it is held."""
+def graph_lock(domain: int, namespace: str, part: bool = False) -> Iterator[None]:
+    """Hold this machine's lock of a domain and namespace; CommandError(BUSY) if it is held.
+
+    Parts of a graph share it: that no two of them have the same node is asked of the network.
+    """
     folder = Path(tempfile.gettempdir()) / f'vera-{os.getuid()}'
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f'domain-{domain}-{namespace.replace("/", "-")}.lock'
     with path.open('w') as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _clash(domain, namespace) from None
         yield
 
 
-def require_quiet(domain: int, namespace: str, environment: dict[str, str]) -> None:
+def require_quiet(
+    domain: int, namespace: str, environment: dict[str, str], names: set[str] | None = None
+) -> None:
     """CommandError(BUSY) if nodes of this namespace are already on the domain.
 
-    The lock knows only of graphs that `vera` started here; this asks the network itself.
+    The lock knows only of graphs that `vera` started here; this asks the network itself. A part
+    of a graph minds only nodes that have one of its own `names`.
     """
     try:
         done = subprocess.run(
@@ -180,7 +204,8 @@ def require_quiet(domain: int, namespace: str, environment: dict[str, str]) -> N
     if done.returncode != 0 or not lines:
         last = (done.stderr.strip().splitlines() or ['no message'])[-1]
         raise CommandError(f'ROS does not start on domain {domain}: {last}')
-    if json.loads(lines[-1])['nodes']:
+    found = set(json.loads(lines[-1])['nodes'])
+    if found & names if names is not None else found:
         raise _clash(domain, namespace)
 
 
@@ -228,6 +253,11 @@ class ReadyLine:
             'all nodes are ready; give the robot a goal with '
             f'`vera goal "touch the red disc"{flags}`; Ctrl-C ends all'
         )
+        if prepared.elsewhere:
+            self._text = (
+                f'{", ".join(names)} ready here; {", ".join(prepared.elsewhere)}: on other '
+                'machines; Ctrl-C ends what runs here'
+            )
 
     def __enter__(self) -> ReadyLine:
         self._process = subprocess.Popen(

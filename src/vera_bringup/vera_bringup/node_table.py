@@ -7,6 +7,8 @@ same everywhere.
 
 from __future__ import annotations
 
+import re
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -64,6 +66,9 @@ class NodeSpec:
 
 
 TF_CHOICES = ('global', 'private', 'off')
+OWN_OPTIONS = ('recorder', 'rviz')
+# s, least patience with the cameras of another machine: a goal outlives a short cut of the network.
+FRAME_PATIENCE = 10.0
 
 # What --help and `ros2 launch -s` say about each field of GraphOptions.
 DESCRIPTIONS = {
@@ -92,6 +97,12 @@ DESCRIPTIONS = {
     'tf': 'frames and markers: global (/tf), private (<namespace>/tf, for two robots), or off',
     'description': "URDF, or xacro and its arguments, of robot_description; empty: the contract's",
     'use_rviz': 'start rviz with the configuration of the embodiment',
+    'only': 'start these nodes only, e.g. planner; the others run on other machines',
+    'without': 'start all nodes but these, e.g. planner,translator',
+    'frame_timeout': (
+        "[s] without camera frames after which a goal ends; 0: the contract's, on several "
+        'machines at least 10'
+    ),
 }
 
 
@@ -122,6 +133,14 @@ class GraphOptions:
     tf: str = 'global'
     description: str = ''
     use_rviz: bool = False
+    only: str = ''
+    without: str = ''
+    frame_timeout: float = 0.0
+
+    @property
+    def part(self) -> bool:
+        """Whether some of the graph's nodes run on other machines."""
+        return bool(self.only or self.without)
 
     @classmethod
     def from_text(cls, values: Mapping[str, str]) -> GraphOptions:
@@ -149,7 +168,7 @@ class GraphOptions:
 def node_table(
     contract: Contract, options: GraphOptions, contract_name: str = ''
 ) -> tuple[NodeSpec, ...]:
-    """All processes of an embodiment.
+    """The processes of an embodiment that run on this machine; all of them unless told otherwise.
 
     Args:
         contract: validated contract.
@@ -160,6 +179,55 @@ def node_table(
         ValueError: options that do not fit each other or the contract.
         ResourceError: what an option asks for is not installed.
     """
+    whole = _whole_table(contract, options, contract_name)
+    if not options.part:
+        return whole
+    names = _chosen(options, [spec.name for spec in whole])
+    # What has an option of its own is where it was asked for.
+    table = [spec for spec in whole if spec.name in names or spec.name in OWN_OPTIONS]
+    clock = NodeSpec(
+        'vera_bringup',
+        'clock_node',
+        clock_name(),
+        options.namespace,
+        {'reference': 'controller' in names},
+    )
+    return (*table, clock)
+
+
+def elsewhere(contract: Contract, options: GraphOptions) -> tuple[str, ...]:
+    """Names of the essential nodes that run on other machines."""
+    if not options.part:
+        return ()
+    whole = _whole_table(contract, options, '')
+    names = _chosen(options, [spec.name for spec in whole])
+    return tuple(spec.name for spec in whole if spec.essential and spec.name not in names)
+
+
+def clock_name() -> str:
+    """Name of the node that compares this machine's clock with the controller's."""
+    return 'clock_' + re.sub(r'\W', '_', socket.gethostname(), flags=re.ASCII)
+
+
+def _chosen(options: GraphOptions, known: list[str]) -> set[str]:
+    """Names of the nodes that `only` and `without` leave; ValueError for names of nobody."""
+    only, without = (
+        {name for name in text.replace(' ', '').split(',') if name}
+        for text in (options.only, options.without)
+    )
+    if unknown := sorted((only | without) - set(known)):
+        raise ValueError(
+            f'there is no node {", ".join(unknown)}; the nodes are {", ".join(known)}'
+        )
+    chosen = (only or set(known)) - without
+    if not chosen:
+        raise ValueError('only and without leave no node')
+    return chosen
+
+
+def _whole_table(
+    contract: Contract, options: GraphOptions, contract_name: str
+) -> tuple[NodeSpec, ...]:
     common: dict[str, Parameter] = {'contract': contract_name or contract.embodiment}
     overrides = contract_overrides(contract, options)
     if overrides:
@@ -258,8 +326,15 @@ def contract_overrides(contract: Contract, options: GraphOptions) -> dict[str, A
         joints = dict.fromkeys(channel.joint for channel in grippers if channel.joint)
         keys += [f'{part}.{joint}' for joint in joints for part in ('joints', 'home')]
         keys += ['gripper'] if contract.gripper is not None else []
-    taken: dict[str, Any] = dict.fromkeys(keys)
-    return taken if options.load_gripper else {**taken, 'robot.gripper': False}
+    changes: dict[str, Any] = dict.fromkeys(keys)
+    if not options.load_gripper:
+        changes['robot.gripper'] = False
+    timeout = options.frame_timeout
+    if options.part and not timeout:
+        timeout = max(FRAME_PATIENCE, contract.video.frame_timeout)
+    if timeout:
+        changes['video.frame_timeout'] = timeout
+    return changes
 
 
 def _one_line(values: Mapping[str, Any]) -> str:

@@ -52,7 +52,8 @@ def run(
     runs: Path,
 ) -> None:
     """Run the demonstration; CommandError(FAILED) if too few goals were reached."""
-    with graph_lock(check_domain(domain), check_namespace(options.namespace)):
+    space = check_namespace(options.namespace)
+    with graph_lock(check_domain(domain), space, options.part):
         prepared = prepare(embodiment, options, domain, runs, record=True)
         if prepared.contract.sim is None:
             raise CommandError(
@@ -140,7 +141,7 @@ class _Performance:
 
     def wait_until_ready(self, prepared: Prepared) -> None:
         """Raise CommandError(GRAPH_DOWN) unless every node works within START_TIMEOUT."""
-        names = [spec.name for spec in prepared.table]
+        names = [*(spec.name for spec in prepared.table), *prepared.elsewhere]
         ready = self._until(lambda: self._watcher.ready(names), START_TIMEOUT)
         if not ready:
             missing = [n for n in names if not self._watcher.ready([n])]

@@ -27,7 +27,8 @@ def run(
     log_level: str = '',
 ) -> None:
     """Start, watch, stop; raises CommandError when it could not start or went down by itself."""
-    with graph_lock(check_domain(domain), check_namespace(options.namespace)):
+    space = check_namespace(options.namespace)
+    with graph_lock(check_domain(domain), space, options.part):
         prepared = prepare(embodiment, options, domain, runs, record)
         report = console_report()
         supervisor = Supervisor(
