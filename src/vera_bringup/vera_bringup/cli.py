@@ -212,20 +212,31 @@ def status(
 
 @app.command()
 def doctor(
-    embodiment: Embodiment,
+    embodiment: Annotated[
+        str, typer.Argument(help='embodiment: a name or a contract file; empty: the machine only')
+    ] = '',
     robot_ip: Annotated[
         str, typer.Option(help="address of a real arm; empty: the contract's")
     ] = '',
     as_json: Json = False,
+    peers: Peers = '',
+    discovery_server: Server = '',
+    runs: Annotated[Path, typer.Option(help='where recordings are to go')] = Path(),
+    domain: Domain = None,
+    namespace: Namespace = 'vera',
 ) -> None:
-    """Say what is in the way of a real robot, why it matters and what to do.
+    """Say what is in the way on this machine, why it matters and what cures it.
 
-    Asks the arm which one it is, and names the robot and the library for it. Moves nothing.
-    Exit code 1 if something is in the way.
+    Looks at versions, shared memory, sockets, GPU, cameras, ports, and at the graph if one runs:
+    who cannot hear whom, and whether clocks agree. Asks a real arm which one it is, and names the
+    robot and the library for it. Moves nothing. Exit code 1 if something is in the way.
     """
     from vera_bringup.commands.doctor import DoctorOptions, run
 
-    run(embodiment, DoctorOptions(robot_ip), as_json)
+    if robot_ip and not embodiment:
+        raise CommandError('--robot-ip needs the embodiment, too: vera doctor panda --robot-ip ...')
+    _reach(peers, discovery_server)
+    run(embodiment, DoctorOptions(robot_ip, domain, namespace, runs), as_json)
 
 
 @app.command()
