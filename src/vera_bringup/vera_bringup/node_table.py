@@ -73,7 +73,7 @@ FRAME_PATIENCE = 10.0
 # What --help and `ros2 launch -s` say about each field of GraphOptions.
 DESCRIPTIONS = {
     'namespace': 'namespace of all nodes; two robots, two namespaces',
-    'planner': "video planner: compact, remote or oracle; empty: the contract's",
+    'planner': "video planner: compact, wan, remote or oracle; empty: the contract's",
     'planner_checkpoint': (
         "planner checkpoint, name or path; of a remote planner its URL; empty: the contract's"
     ),
