@@ -798,6 +798,34 @@ def bench_loop(
     run(options, picture, as_json)
 
 
+@bench.command('video')
+def bench_video(
+    embodiment: Embodiment,
+    planner: Planner = '',
+    planner_checkpoint: PlannerCheckpoint = '',
+    translator: Translator = '',
+    translator_checkpoint: TranslatorCheckpoint = '',
+    clips: Annotated[int, typer.Option(help='scenes that no training saw', min=2)] = 50,
+    frames: Annotated[int, typer.Option(help='of each dream', min=1)] = 16,
+    seed: Seed = 0,
+    picture: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='PNG of the curves over the horizon'),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Dreams against held-out videos, and against the robot that executes them, frame by frame.
+
+    PSNR; SSIM with torchmetrics, LPIPS with lpips, FVD with cd-fvd, where installed.
+    """
+    from vera_bringup.commands.bench_video import run
+
+    run(
+        embodiment, planner, planner_checkpoint, translator, translator_checkpoint, clips, frames,
+        seed, picture, as_json,
+    )
+
+
 @bench.command('words')
 def bench_words(
     embodiment: Embodiment,

@@ -37,7 +37,7 @@ class Film:
 
     def _dream_of(self, stamp: int, world: SimWorld) -> Image:
         if self._dreamt is None:
-            return np.zeros_like(world.canvas())
+            return world.canvas()
         k = round((stamp - self._anchor) / self._period) - 1
         frame: Image = self._dreamt[int(np.clip(k, 0, len(self._dreamt) - 1))]
         return frame
@@ -47,5 +47,5 @@ class Film:
         self._anchor, self._dreamt = anchor, frames
 
     def frames(self) -> Image:
-        """uint8 [F, 2, H, W, 3]: seen, dreamt (black before the first plan)."""
+        """uint8 [F, 2, H, W, 3]: seen, dreamt (the same before the first plan)."""
         return np.array([np.stack(pair) for pair in self._pairs], np.uint8)

@@ -176,7 +176,7 @@ def _films(videos: Sequence[tuple[EpisodeResult, Path]], unit: str) -> str:
     if not videos:
         return ''
     cards = ''.join(
-        '<div class="card"><video controls loop muted playsinline preload="auto" '
+        '<div class="card"><video controls autoplay loop muted playsinline '
         f'src="data:video/webm;base64,{base64.b64encode(path.read_bytes()).decode()}"></video>'
         '<div class="names"><span>seen</span><span>dreamt for that moment</span></div>'
         f'<strong>{escape(r.prompt)}</strong>'

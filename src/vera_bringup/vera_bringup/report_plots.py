@@ -80,7 +80,11 @@ def histogram(
     if not len(values):
         return ''
     high = float(values.max()) or 1.0
-    edges = np.linspace(0, high, bins + 1)
+    kinds = np.unique(values.round(6))
+    if 1 < len(kinds) < bins:  # a bar for each value
+        step = float(np.diff(kinds).min())
+        bins = min(bins, round(high / step) + 1)
+    edges = np.linspace(0, high * (1 + 1e-9), bins + 1)
     counts = [np.histogram(v, edges)[0] for _, v in groups]
     top = int(np.sum(counts, axis=0).max())
     left, right, floor, ceiling = 12.0, WIDTH - 12.0, 128.0, 12.0
