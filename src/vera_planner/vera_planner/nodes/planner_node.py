@@ -365,6 +365,8 @@ class PlannerNode(VeraNode):
             refused = isinstance(outcome.error, PlanRefusedError)
             code = GoalCode.NOTHING_TO_DO if refused else GoalCode.INTERNAL
             why = describe(outcome.error) if outcome.error is not None else 'no plan'
+            if type(outcome.error).__name__ == 'OutOfMemoryError':  # of torch
+                why += '; end what else runs on the GPU, or choose a smaller planner'
             self._goals.abort(code, f'planner {self._planner.planner_id}: {why}')
             return
         self._warm_start = plan.warm_start
