@@ -36,6 +36,11 @@ class Offset:
         """Whether it is certainly at most `limit` seconds."""
         return abs(self.seconds) + self.uncertainty <= limit
 
+    def agrees(self, other: Offset) -> bool:
+        """Whether both can be true of the same clocks, which drift apart by 1 ms meanwhile."""
+        apart = abs(self.seconds - other.seconds)
+        return apart <= self.uncertainty + other.uncertainty + 1e-3
+
     def __str__(self) -> str:
         way = 'ahead of' if self.seconds < 0 else 'behind'
         size, margin = 1e3 * abs(self.seconds), 1e3 * self.uncertainty
@@ -49,7 +54,7 @@ class OffsetFilter:
         self._trips: deque[Offset] = deque(maxlen=window)
 
     def add(self, asked: int, answered: int, heard: int) -> None:
-        """One round trip; one that ends before it begins (the clock was set) forgets all others.
+        """One round trip; one that contradicts the others (a clock was set) makes them forgotten.
 
         Args:
             asked: t0, ns, our clock.
@@ -59,10 +64,12 @@ class OffsetFilter:
         if heard < asked:
             self._trips.clear()
             return
-        half = (heard - asked) / 2
-        self._trips.append(
-            Offset(ns_to_seconds(answered - asked) - half / 1e9, half / 1e9)
-        )
+        half = ns_to_seconds(heard - asked) / 2
+        trip = Offset(ns_to_seconds(answered - asked) - half, half)
+        best = self.best
+        if best is not None and not trip.agrees(best):
+            self._trips.clear()
+        self._trips.append(trip)
 
     def __len__(self) -> int:
         return len(self._trips)
