@@ -135,7 +135,7 @@ def test_a_full_disk_stops_the_recording_and_not_the_robot(tmp_path):
             time.sleep(0.001)
         (folder,) = runs.iterdir()
         (folder / 'bag').mkdir(exist_ok=True)
-        (folder / 'bag' / 'bag_0.mcap').symlink_to('/dev/full')
+        (folder / 'bag' / 'bag_0.unfinished.mcap').symlink_to('/dev/full')
         up.wait_for('all nodes are ready', 90)
         up.wait_for(r'recording stopped: cannot write .*No space left on device; the robot', 60)
         code, text = vera('status', '--domain', domain, cwd=tmp_path)

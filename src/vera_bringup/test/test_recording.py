@@ -68,7 +68,7 @@ def test_a_full_disk_is_said_once_and_stops_the_recording(tmp_path, monkeypatch)
     folder = tmp_path / 'bag'
     folder.mkdir()
     # Writing to /dev/full fails with ENOSPC as a full disk does.
-    (folder / recording.FILE_NAME).symlink_to('/dev/full')
+    (folder / recording.UNFINISHED).symlink_to('/dev/full')
     if not Path('/dev/full').exists():
         pytest.skip('this system has no /dev/full')
     bag = Recording(folder, DEFINITIONS.get)

@@ -82,7 +82,9 @@ def write_bag_metadata(
     }
     # JSON is YAML, and needs no second dumper.
     text = json.dumps({'rosbag2_bagfile_information': information}, indent=2)
-    (folder / METADATA).write_text(text + '\n', encoding='utf-8')
+    part = folder / f'.{METADATA}.part'
+    part.write_text(text + '\n', encoding='utf-8')
+    part.replace(folder / METADATA)
 
 
 __all__ = ['METADATA', 'BagFile', 'BagTopic', 'write_bag_metadata']

@@ -25,7 +25,6 @@ from vera_core.nodes.convert import (
     StateError,
     canvas_to_image_msg,
     chunk_to_msg,
-    frames_from_msgs,
     image_from_msg,
     joints_from_msg,
     stamp_from_msg,
@@ -38,6 +37,7 @@ from vera_core.state_history import HistoryError, StateHistory
 from vera_core.views import ViewAssembler
 from vera_jidm.pictures import flow_strip, jacobian_colours
 from vera_jidm.plan_gate import PlanGate
+from vera_jidm.plan_reading import plan_chunk, plan_images
 from vera_jidm.registry import TRANSLATORS, make_translator
 from vera_jidm.servo import Dream, ServoError, VisualServo
 from vera_jidm.translator import MODES, Explanation, TranslationError
@@ -45,8 +45,6 @@ from vera_jidm.worker import NewestWorker
 from vera_msgs.msg import ActionChunk as ActionChunkMsg
 from vera_msgs.msg import GoalStatus, PlanVerdict, VisualPlan
 
-# Relative difference of two frame periods that counts as the same.
-_SAME_PERIOD = 1e-3
 # Joint states may swap places on the way; further back than this their clock was set back [ns].
 _DISORDER_NS = 500_000_000
 STATE_POLL_S = 0.01
@@ -244,7 +242,7 @@ class TranslatorNode(VeraNode):
         self._tell(chunk, correction.explanation, correction.doubt)
 
     def _dream(self, plan: VisualPlan) -> Dream:
-        anchor, candidates = self._frames(plan)
+        anchor, candidates = plan_images(plan, self.contract)
         stamp, frames = stamp_from_msg(plan), candidates[0]
         if self._gate != 'off':
             # An anchor may be still to come; the servo loop does not wait for it.
@@ -263,25 +261,13 @@ class TranslatorNode(VeraNode):
 
     def _translate(self, plan: VisualPlan, received: int) -> None:
         with self.monitor('translate'):
-            anchor, candidates = self._frames(plan)
+            anchor, candidates = plan_images(plan, self.contract)
             state = self._state_at(stamp_from_msg(plan))
             translation, explanation, _ = self._judged(plan, anchor, candidates, state)
             if self.stopping.is_set():
                 return
-            chunk = ActionChunk(
-                stamp=stamp_from_msg(plan),
-                goal_id=int(plan.goal_id),
-                plan_seq=int(plan.plan_seq),
-                channels=self._translator.channels,
-                period=float(plan.frame_period),
-                values=translation.values,
-                residual=translation.residual,
-                observability=translation.observability,
-                translator_id=self._translator.translator_id,
-                model_hash=self._translator.checkpoint_hash,
-                latency=max(0.0, ns_to_seconds(self.now_ns() - received)),
-                observed=to_ns(plan.observed) or None,
-            )
+            latency = max(0.0, ns_to_seconds(self.now_ns() - received))
+            chunk = plan_chunk(plan, translation, self._translator, latency)
             self._chunks.publish(chunk_to_msg(chunk))
         self._translated += 1
         self._tell(chunk, explanation)
@@ -313,38 +299,6 @@ class TranslatorNode(VeraNode):
         if not verdict.accepted:
             raise PlanRejectedError(verdict)
         return translation, explanation, verdict
-
-    def _frames(self, plan: VisualPlan) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Anchor and candidates for the committed frames, the plan's own first.
-
-        Raises:
-            TranslationError: a plan that does not fit.
-        """
-        contract = self.contract
-        views, period = tuple(plan.views), contract.video.frame_period
-        if views != contract.camera_names:
-            raise TranslationError(
-                f'it shows views {", ".join(views) or "(none)"}; the contract has '
-                f'{", ".join(contract.camera_names)}'
-            )
-        if not abs(plan.frame_period - period) <= _SAME_PERIOD * period:
-            raise TranslationError(
-                f'its frame period is {plan.frame_period} s; the contract says {period} s'
-            )
-        if not 1 <= plan.committed <= len(plan.frames):
-            raise TranslationError(
-                f'{plan.committed} frames are committed of {len(plan.frames)} imagined'
-            )
-        if len(plan.alternatives) % plan.committed:
-            raise TranslationError(
-                f'{len(plan.alternatives)} frames of alternatives are no multiple of the '
-                f'{plan.committed} committed ones'
-            )
-        frames = [*plan.frames[: plan.committed], *plan.alternatives]
-        stacked = _stack(frames)
-        return image_from_msg(plan.anchor), list(
-            stacked.reshape(-1, plan.committed, *stacked.shape[1:])
-        )
 
     def _failed(self, job: _Job, error: Exception) -> None:
         self._refused += 1
@@ -414,14 +368,6 @@ def _honesty(explanation: Explanation) -> dict[str, str]:
         'honesty_threshold': f'{honesty.threshold:.1f}',
         'suspicious': ' '.join(against),
     }
-
-
-def _stack(frames: list[ImageMsg]) -> np.ndarray:
-    """Frames uint8 [n, H, W, 3]; raises TranslationError for unequal sizes."""
-    sizes = sorted({(f.height, f.width) for f in frames})
-    if len(sizes) > 1:
-        raise TranslationError(f'its frames differ in size (height, width): {sizes}')
-    return frames_from_msgs(frames)
 
 
 def _set_threads(threads: int) -> None:
