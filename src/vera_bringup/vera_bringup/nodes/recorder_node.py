@@ -111,7 +111,7 @@ class RecorderNode(Node):
         self.failure = ''
         self._queue: RecordingQueue | None = None
         self._known: set[str] = set()
-        self._publishers: dict[str, int] = {}
+        self._publisher_counts: dict[str, int] = {}
         self._watches: dict[str, SequenceWatch] = {}
         self._goals: dict[int, str] = {}
         self._contract_written = False
@@ -178,7 +178,7 @@ class RecorderNode(Node):
         self._write_contract()
         for name, types in self.get_topic_names_and_types():
             if name in self._known:
-                self._publishers[name] = self.count_publishers(name)
+                self._publisher_counts[name] = self.count_publishers(name)
             elif self._is_wanted(name):
                 self._subscribe(name, types[0])
 
@@ -205,7 +205,7 @@ class RecorderNode(Node):
             )
         else:
             self._queue.add_topic(name, type_name, offered)
-        self._publishers[name] = len(publishers)
+        self._publisher_counts[name] = len(publishers)
         watch = self._watches[name] = SequenceWatch()
         is_goal = type_name == GOALS
         self.create_subscription(
@@ -223,7 +223,7 @@ class RecorderNode(Node):
             return
         number = int(info.get('publication_sequence_number') or 0)
         if number:
-            watch.add(number, self._publishers[topic])
+            watch.add(number, self._publisher_counts[topic])
         received = int(info.get('received_timestamp') or 0) or time.time_ns()
         self._queue.put(topic, data, received, int(info.get('source_timestamp') or 0), number)
         if is_goal:
