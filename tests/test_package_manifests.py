@@ -43,7 +43,9 @@ PIP_ONLY = {
     'mujoco': 'mujoco-core',
     'pymunk': 'pymunk',
     'safetensors': 'safetensors',
+    'selenium': 'selenium',
     'tokenizers': 'tokenizers',
+    'viser': 'viser',
     'websockets': 'websockets',
 }
 # Packages that a user installs for one option; the code that needs one says so by name.

@@ -72,6 +72,9 @@ Insecure = Annotated[
     typer.Option('--insecure', help='everybody on the network of the peers may command the robot'),
 ]
 Only = Annotated[str, typer.Option(help=DESCRIPTIONS['only'])]
+Cockpit = Annotated[bool, typer.Option(help=DESCRIPTIONS['use_cockpit'])]
+CockpitHost = Annotated[str, typer.Option(help=DESCRIPTIONS['cockpit_host'])]
+CockpitPort = Annotated[int, typer.Option(help=DESCRIPTIONS['cockpit_port'], min=0, max=65535)]
 Without = Annotated[str, typer.Option(help=DESCRIPTIONS['without'])]
 Seed = Annotated[int, typer.Option(help=DESCRIPTIONS['seed'], min=0)]
 Timeout = Annotated[float, typer.Option(help='seconds', min=0.1)]
@@ -117,6 +120,9 @@ def up(
     tf: Annotated[str, typer.Option(help=DESCRIPTIONS['tf'])] = 'global',
     description: Annotated[str, typer.Option(help=DESCRIPTIONS['description'])] = '',
     use_rviz: Annotated[bool, typer.Option('--use-rviz', help=DESCRIPTIONS['use_rviz'])] = False,
+    cockpit: Cockpit = True,
+    cockpit_host: CockpitHost = '127.0.0.1',
+    cockpit_port: CockpitPort = 8080,
     only: Only = '',
     without: Without = '',
     frame_timeout: Annotated[
@@ -143,7 +149,8 @@ def up(
         lockstep, gate, candidates, replan, follow, horizon, pending, plan_timeout,
         use_fake_hardware=use_fake_hardware,
         robot=robot, robot_ip=robot_ip, load_gripper=load_gripper, tf=tf, description=description,
-        use_rviz=use_rviz, only=only, without=without, frame_timeout=frame_timeout,
+        use_rviz=use_rviz, use_cockpit=cockpit, cockpit_host=cockpit_host,
+        cockpit_port=cockpit_port, only=only, without=without, frame_timeout=frame_timeout,
     )
     _reach(peers, discovery_server, insecure)
     run(embodiment, options, domain, runs, record, log_level)
@@ -258,6 +265,9 @@ def demo(
         typer.Option(help="seconds for a goal; the contract's if left out", min=0.1),
     ] = None,
     as_json: Json = False,
+    cockpit: Cockpit = True,
+    cockpit_host: CockpitHost = '127.0.0.1',
+    cockpit_port: CockpitPort = 8080,
     without: Without = '',
     peers: Peers = '',
     discovery_server: Server = '',
@@ -276,7 +286,7 @@ def demo(
     options = GraphOptions(
         namespace, planner, planner_checkpoint, translator, translator_checkpoint, seed=seed,
         gate=gate, replan=replan, follow=follow, horizon=horizon, pending=pending,
-        without=without,
+        use_cockpit=cockpit, cockpit_host=cockpit_host, cockpit_port=cockpit_port, without=without,
     )
     _reach(peers, discovery_server, insecure)
     run(embodiment, options, goals, timeout, as_json, domain, runs)

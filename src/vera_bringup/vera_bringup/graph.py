@@ -241,7 +241,7 @@ class ReadyLine:
     """
 
     def __init__(self, prepared: Prepared, report: Callable[[str, str], None]) -> None:
-        names = [spec.name for spec in prepared.table if not spec.window]
+        names = [spec.name for spec in prepared.table if spec.awaited]
         space = prepared.options.namespace
         where = ['--namespace', space, '--nodes', ','.join(names)]
         self._command = [*PROBE, *where, '--seconds', str(READY_TIMEOUT)]

@@ -37,6 +37,7 @@ class NodeSpec:
         arguments: of the program itself, before the ROS arguments.
         window: a program with a window: it names its own nodes and is not started again when
             somebody closes it.
+        awaited: whether the graph is ready only when this one is.
     """
 
     package: str
@@ -49,6 +50,7 @@ class NodeSpec:
     essential: bool = True
     arguments: tuple[str, ...] = ()
     window: bool = False
+    awaited: bool = True
 
     def ros_arguments(self, parameter_file: str, log_level: str = '') -> list[str]:
         """What follows the executable on the command line."""
@@ -97,6 +99,9 @@ DESCRIPTIONS = {
     'tf': 'frames and markers: global (/tf), private (<namespace>/tf, for two robots), or off',
     'description': "URDF, or xacro and its arguments, of robot_description; empty: the contract's",
     'use_rviz': 'start rviz with the configuration of the embodiment',
+    'use_cockpit': 'start the cockpit, a web page that shows the robot and takes its goals',
+    'cockpit_host': 'address that the cockpit listens on; other machines need a token',
+    'cockpit_port': 'port of the cockpit, or the next free one; 0: any',
     'only': 'start these nodes only, e.g. planner; the others run on other machines',
     'without': 'start all nodes but these, e.g. planner,translator',
     'frame_timeout': (
@@ -133,6 +138,9 @@ class GraphOptions:
     tf: str = 'global'
     description: str = ''
     use_rviz: bool = False
+    use_cockpit: bool = False
+    cockpit_host: str = '127.0.0.1'
+    cockpit_port: int = 8080
     only: str = ''
     without: str = ''
     frame_timeout: float = 0.0
@@ -354,7 +362,7 @@ def _robot(options: GraphOptions, simulated: bool) -> dict[str, Parameter]:
 def _viewers(
     contract: Contract, options: GraphOptions, node: Callable[..., NodeSpec]
 ) -> list[NodeSpec]:
-    """What nobody needs but people who look: frames, markers, rviz."""
+    """What nobody needs but people who look: frames, markers, rviz, the cockpit."""
     if options.tf not in TF_CHOICES:
         raise ValueError(f'tf is {options.tf!r}; it is one of {", ".join(TF_CHOICES)}')
     remappings = (('/tf', 'tf'), ('/tf_static', 'tf_static')) if options.tf == 'private' else ()
@@ -393,8 +401,19 @@ def _viewers(
                 essential=False,
                 arguments=('-d', str(config_file(contract))),
                 window=True,
+                awaited=False,
             )
         )
+    if options.use_cockpit:
+        cockpit = node(
+            'vera_bringup',
+            'cockpit_node',
+            'cockpit',
+            description=options.description,
+            host=options.cockpit_host,
+            port=options.cockpit_port,
+        )
+        found.append(replace(cockpit, lifecycle=False, awaited=False))
     return [replace(spec, remappings=remappings, essential=False) for spec in found]
 
 

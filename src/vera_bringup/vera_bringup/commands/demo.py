@@ -87,7 +87,7 @@ def _perform(prepared: Prepared, goals: int, timeout: float, console: Console) -
 
     def report(source: str, line: str) -> None:
         # Everything is in the logs; the console gets what goes wrong.
-        if source == 'vera' or '[ERROR]' in line or '[FATAL]' in line:
+        if source in ('vera', 'cockpit') or '[ERROR]' in line or '[FATAL]' in line:
             console.print(f'[{source}] {line}', markup=False, highlight=False)
 
     supervisor = Supervisor(prepared.table, prepared.environment, prepared.run_dir, report)
@@ -141,7 +141,8 @@ class _Performance:
 
     def wait_until_ready(self, prepared: Prepared) -> None:
         """Raise CommandError(GRAPH_DOWN) unless every node works within START_TIMEOUT."""
-        names = [*(spec.name for spec in prepared.table), *prepared.elsewhere]
+        names = [spec.name for spec in prepared.table if spec.awaited]
+        names += prepared.elsewhere
         ready = self._until(lambda: self._watcher.ready(names), START_TIMEOUT)
         if not ready:
             missing = [n for n in names if not self._watcher.ready([n])]

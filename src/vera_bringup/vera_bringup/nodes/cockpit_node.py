@@ -6,6 +6,7 @@ looks at a page. The process is of low priority, so that the robot's own come fi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import threading
 import time
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -277,9 +279,19 @@ def _address(host: str, port: int, token: str) -> str:
     return f'http://{name}:{port}/' + (f'?token={token}' if token else '')
 
 
+def _give_way() -> None:
+    """Let the robot's own processes go first."""
+    os.nice(NICENESS)
+    # Where each session has its share (sched_autogroup), niceness counts inside it only. `vera up`
+    # gives each node a session; with others in it, theirs would be lowered, too.
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            Path('/proc/self/autogroup').write_text(f'{NICENESS}\n')
+
+
 def main() -> int:
     """Entry point of cockpit_node; exit code 2 where there can be no cockpit."""
-    os.nice(NICENESS)
+    _give_way()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
