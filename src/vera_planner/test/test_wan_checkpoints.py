@@ -44,7 +44,7 @@ def make(folder: Path, layout: WanLayout = TINY, **kwargs) -> WanDenoiser:
 
 def inputs(layout: WanLayout = TINY):
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(2, layout.latent_channels, 3, 4, 6, generator=generator)
+    latents = torch.randn(2, layout.latent_channels, 3, 4, 8, generator=generator)
     levels = torch.rand(2, 3, generator=generator)
     text = torch.randn(2, 5, layout.text_dim, generator=generator)
     return latents, levels, text
