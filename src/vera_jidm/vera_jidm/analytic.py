@@ -239,11 +239,10 @@ class AnalyticJacobian:
                 )
             )
         plain = contract.to_dict()
+        # The text of the URDF, and not the path where it lies.
+        plain['kinematics']['urdf'] = _text(find_urdf(contract))
         digest = hash_fields(
-            {
-                'urdf': _text(find_urdf(contract)),
-                **{key: plain[key] for key in ('kinematics', 'calibration', 'channels', 'cameras')},
-            }
+            {key: plain[key] for key in ('kinematics', 'calibration', 'channels', 'cameras')}
         )
         return cls(
             tree, views, ChannelMap(contract, tree), contract.canvas.height,
