@@ -34,7 +34,7 @@ class Vera:
     def __init__(self, *args: str, cwd: Path, env: dict[str, str] | None = None) -> None:
         self.cwd = cwd
         self.process = subprocess.Popen(
-            [sys.executable, '-m', 'vera_bringup.cli', *args],
+            [*self.command(), *args],
             cwd=cwd,
             env={**os.environ, **(env or {})},
             stdout=subprocess.PIPE,
@@ -45,6 +45,10 @@ class Vera:
         self.lines: list[tuple[float, str]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def command(self) -> list[str]:
+        """What runs before the arguments."""
+        return [sys.executable, '-m', 'vera_bringup.cli']
 
     def _read(self) -> None:
         assert self.process.stdout is not None

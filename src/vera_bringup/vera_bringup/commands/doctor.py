@@ -79,10 +79,10 @@ def examine(contract: Contract | None, options: DoctorOptions) -> Iterator[Findi
     yield from host.checks(options.runs)
     yield from realtime.checks(arm=bool(address))
     yield from gpu.checks(contract.defaults.planner if contract else '')
-    yield from cameras.checks(contract)
+    yield from cameras.checks(contract, real=bool(address))
     yield from middleware.checks(domain)
     yield from graph.checks(graph.listen(domain, space, graph_environment(domain)), NODES)
-    if address:
+    if contract is not None and address:
         yield from arm.checks(contract, address)
 
 
