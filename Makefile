@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint docs bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -23,6 +23,9 @@ test: setup  ## the tests, without the slow ones (ARGS=...: options of pytest)
 lint: setup  ## ruff and mypy
 	@$(RUN)/ruff check .
 	@$(RUN)/mypy
+
+docs: setup  ## the documentation, into build/docs/index.html
+	@$(RUN)/python scripts/build_docs.py
 
 bench: setup  ## frames lost and latency of the camera transport
 	@$(RUN)/vera bench transport

@@ -377,7 +377,27 @@ class SafetySpec(Checked):
 
 @dataclass(frozen=True)
 class Contract:
-    """What is particular to one embodiment. Use `load_contract` to make one."""
+    """What is particular to one embodiment. Use `load_contract` to make one.
+
+    Attributes:
+        embodiment: its name, of letters, digits and underscores.
+        channels: what an action is; the order is that of the J-IDM's columns.
+        joints: limits of the safety filter, for every joint that moves.
+        home: position of each joint, rad or m, that `home` and evaluation begin from.
+        control: set-points.
+        video: the grid of time of plans.
+        canvas: what planner and translator see.
+        cameras: left to right on the canvas.
+        goal: when a goal is over.
+        defaults: which organs to use unless told otherwise.
+        description: in words, for people.
+        sim: the simulated robot; without it there is only the real one.
+        kinematics: links and tool; for Cartesian channels, the analytic translator and viewers.
+        calibration: where cameras are; for the analytic translator and viewers.
+        gripper: of a gripper channel.
+        safety: limits beyond those of single joints.
+        robot: the real one.
+    """
 
     embodiment: str
     channels: tuple[Channel, ...]
