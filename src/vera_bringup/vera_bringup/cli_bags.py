@@ -109,6 +109,50 @@ def replay(
         command.run(bag, options, target, clock)
 
 
+def export_lerobot(
+    bags: Annotated[list[Path], typer.Argument(help='folders of bags')],
+    out: Annotated[Path, typer.Option(help='folder of the data set, a new one')],
+    fps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="frames per second; default: the first camera's rate", min=1),
+    ] = None,
+    task: Annotated[str, typer.Option(help='words for recordings without goals, or instead')] = '',
+    codec: Annotated[str, typer.Option(help='of the videos: h264 or av1')] = 'h264',
+    only_succeeded: Annotated[
+        bool, typer.Option('--only-succeeded', help='leave out goals that were not reached')
+    ] = False,
+    embodiment: Annotated[str, typer.Option(help="contract; default: the recording's")] = '',
+    namespace: Annotated[str, typer.Option(help="default: the recording's")] = '',
+) -> None:
+    """Recordings as a LeRobot data set (version 3), an episode for each goal."""
+    from vera_bringup.commands.data_sets import export
+    from vera_bringup.lerobot_export import ExportOptions
+
+    export(
+        bags, out, ExportOptions(fps, task, codec, only_succeeded, embodiment, namespace)
+    )
+
+
+def import_lerobot(
+    source: Annotated[Path, typer.Argument(help='folder of the data set')],
+    embodiment: Annotated[str, typer.Argument(help='whose: a name or a contract file')],
+    out: Annotated[Path, typer.Option(help='folder of the episode files, e.g. data/mine/train')],
+    camera: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help='CAMERA=FEATURE; default observation.images.CAMERA'),
+    ] = None,
+    joint: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help='JOINT=NAME in observation.state; default the same, or JOINT.pos'),
+    ] = None,
+    licence: Annotated[str, typer.Option(help='of the data; kept in the files')] = '',
+) -> None:
+    """A LeRobot data set (version 3) as episode files that `vera train idm` reads."""
+    from vera_bringup.commands.data_sets import import_data_set
+
+    import_data_set(source, embodiment, out, camera or [], joint or [], licence)
+
+
 def bench_record(
     embodiment: Annotated[str, typer.Option(help='whose graph is at work beside')] = 'finger',
     planner: Annotated[str, typer.Option(help=DESCRIPTIONS['planner'])] = '',
@@ -128,12 +172,29 @@ def bench_record(
     run(embodiment, options, seconds, cameras, jpeg, keep, as_json, domain, runs)
 
 
+def _exports() -> None:
+    """Recordings for other tools."""
+
+
+def _imports() -> None:
+    """Other people's data."""
+
+
 def add_to(app: typer.Typer, bench: typer.Typer) -> None:
     """Register the commands of this file."""
     app.command()(record)
     app.command()(replay)
     app.command()(repair)
     bench.command('record')(bench_record)
+    exports = typer.Typer(help='Recordings for other tools.', no_args_is_help=True)
+    imports = typer.Typer(help="Other people's data.", no_args_is_help=True)
+    exports.command('lerobot')(export_lerobot)
+    imports.command('lerobot')(import_lerobot)
+    # With only one command below it, typer would take the name of that one away.
+    exports.callback()(_exports)
+    imports.callback()(_imports)
+    app.add_typer(exports, name='export')
+    app.add_typer(imports, name='import')
 
 
 __all__ = ['add_to']
