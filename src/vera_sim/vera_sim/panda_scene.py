@@ -130,6 +130,12 @@ def draw(rng: np.random.Generator, task: str, colours: str, size: int, jitter: f
     )
 
 
+def redrawn(rng: np.random.Generator, size: int) -> tuple[Look, tuple[View, ...]]:
+    """Another light, and cameras that stand a little elsewhere."""
+    views = tuple(_shaken(nominal_view(name, size), rng, 1.0) for name in CAMERAS)
+    return _look(rng, 1.0), views
+
+
 def push_is_free(
     colour: int, direction: str, cubes: Float, obstacles: list[tuple[Float, float]]
 ) -> bool:

@@ -148,11 +148,27 @@ class RayPainter:
         Returns:
             uint8 [H, W, 3] RGB for each camera.
         """
+        return list(self.paint_with_owners(bodies, cameras, colours, look, shown)[0])
+
+    def paint_with_owners(
+        self,
+        bodies: Float,
+        cameras: Sequence[tuple[Camera, Float]],
+        colours: NDArray,
+        look: Look,
+        shown: NDArray[np.bool_] | None = None,
+    ) -> tuple[Image, NDArray[np.int64]]:
+        """As `paint`, and which solid each ray meets.
+
+        Returns:
+            uint8 [V, H, W, 3] RGB; int64 [V, samples H, samples W], FLOOR where there is none.
+        """
         frames = bodies[self._body] @ self._origin
         views = _Views(cameras, self.samples)
         _, owner, point = self._cast(frames, views, shown)
         shade = self._shade(frames, owner, point, colours, look)
-        return self._compose(frames, views, owner, shade, look, shown)
+        images = np.stack(self._compose(frames, views, owner, shade, look, shown))
+        return images, owner.reshape(len(cameras), views.height, views.width)
 
     def measure(
         self,
