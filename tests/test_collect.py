@@ -11,8 +11,12 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 
 from graph_tools import unique_domain, vera
-from vera_bringup.selfplay_motion import MotionError, RandomWalk
+from vera_bringup.coverage import coverage_of
+from vera_bringup.selfplay_motion import MotionError, RandomWalk, ToolWalk, random_walk
 from vera_core.contract import load_contract
+from vera_core.kinematics.arm import Arm
+from vera_core.kinematics.description import find_urdf
+from vera_core.rotations import matrix_from_rotation_vector, rotation_vector
 from vera_jidm.dataset import AnalyticSource, DatasetError, ShardFolder, TransitionStore
 from vera_jidm.episodes import read_shard, write_shard
 
@@ -175,3 +179,63 @@ def test_training_takes_other_peoples_episodes_as_they_are(tmp_path, monkeypatch
     assert ShardFolder(tmp_path / 'train').lengths == [4]
     assert ShardFolder(tmp_path / 'heldout').lengths == [3]
     assert asked['data'] == tmp_path / 'train' and asked['held_out'] == tmp_path / 'heldout'
+
+
+@pytest.mark.parametrize('span', [None, 0.08])
+def test_the_tool_of_an_arm_stays_in_its_workspace(span):
+    contract = load_contract('panda')
+    walk = random_walk(contract, np.random.default_rng(0), None, span)
+    assert isinstance(walk, ToolWalk)
+    arm = Arm.from_urdf(find_urdf(contract), contract.joint_names, 'panda_hand_tcp')
+    home_R, home_p = arm.pose(contract.home_positions)
+    q, seen, grips = contract.home_positions, [], set()
+    for _ in range(40):
+        values = walk.chunk(q)
+        assert values.shape == (4, 7)
+        assert (np.abs(values[:, :6]) <= walk.reach + 1e-12).all()
+        grips |= set(values[:, 6])
+        for value in values:
+            R, p = arm.pose(q)
+            R = matrix_from_rotation_vector(value[3:6]) @ R
+            found = arm.solve(R, p + value[:3], q)
+            assert found.converged
+            q = found.q
+            R, p = arm.pose(q)
+            assert np.linalg.norm(rotation_vector(R @ home_R.T)) < 0.45
+            seen.append(p)
+    box = contract.safety.workspace
+    for axis, (low, high) in enumerate((box.x, box.y, box.z)):
+        column = np.array(seen)[:, axis]
+        assert low < column.min() and column.max() < high
+        assert np.ptp(column) > 0.1
+        if span:
+            assert np.abs(column - home_p[axis]).max() <= span + 2e-3
+    assert grips == {0.0, 1.0}
+
+
+def test_coverage_tells_what_is_thin(tmp_path):
+    from vera_bringup import selfplay
+
+    contract = load_contract('finger')
+    selfplay.collect(contract, tmp_path / 'wide', 300, 0, analytic=False)
+    found = coverage_of(tmp_path / 'wide', contract)
+    assert found.transitions == 300
+    assert all(channel.share > 0.8 for channel in found.channels)
+    assert all(joint.share > 0.7 for joint in found.joints)
+    assert 'thin' not in found.text()
+    data, meta = read_shard(tmp_path / 'wide' / 'shard_00000.mcap')
+    still = data.actions * (1, 1, 0) + (0, 0, 0.01)
+    write_shard(tmp_path / 'thin' / 'a.mcap',
+                dataclasses.replace(data, actions=still.astype(np.float32)), meta)  # fmt: skip
+    assert 'thin: joint_3' in coverage_of(tmp_path / 'thin', contract).text()
+
+
+def test_a_live_collection_that_is_complete_is_left_alone(tmp_path, capsys):
+    from vera_bringup import selfplay
+    from vera_bringup.commands import collect
+
+    selfplay.collect(load_contract('finger'), tmp_path, 4, 0)
+    options = collect.CollectOptions(transitions=4)
+    collect.live('finger', tmp_path, options, domain=str(unique_domain()), namespace='vera',
+                 runs=tmp_path, yes=False)  # fmt: skip
+    assert 'already holds 4 transitions' in capsys.readouterr().out

@@ -65,7 +65,7 @@ def settled(path: Path) -> Path:
             raise BagError(str(error)) from error
         print(f'{path} was not finished: {done.messages} messages kept, {done.cut} bytes cut off')
     if not path.exists():
-        raise BagError(f'{path} does not exist')
+        raise BagError(f'{path} is no recording: it does not exist')
     return path
 
 

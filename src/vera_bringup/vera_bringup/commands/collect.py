@@ -16,7 +16,7 @@ from vera_bringup.exits import CommandError, Exit
 
 if TYPE_CHECKING:
     from vera_bringup.graph import Prepared
-    from vera_bringup.selfplay_motion import RandomWalk
+    from vera_bringup.selfplay_motion import RandomWalk, ToolWalk
     from vera_core.contract import Contract
     from vera_jidm.episodes_import import ImportReport
 
@@ -111,6 +111,7 @@ def simulated(embodiment: str, out: Path, options: CollectOptions) -> None:
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
     print(f'{written} transitions written now; {options.transitions} are in {out}')
+    _tell_coverage(out, contract)
 
 
 def recorded(
@@ -123,10 +124,19 @@ def recorded(
         contract = load_contract(embodiment)
     except ValueError as error:
         raise CommandError(str(error)) from error
+    from vera_bringup.bag_reading import settled
+
     try:
-        print(_import(contract, out, options, bag, namespace, {}).text())
+        print(_import(contract, out, options, settled(bag), namespace, {}).text())
     except ValueError as error:
         raise CommandError(str(error)) from error
+    _tell_coverage(out, contract)
+
+
+def _tell_coverage(out: Path, contract: Contract) -> None:
+    from vera_bringup.coverage import coverage_of
+
+    print(coverage_of(out, contract).text())
 
 
 def live(
@@ -153,8 +163,12 @@ def live(
     space = check_namespace(namespace)
     fake = has_simulation(embodiment)  # what moves a real robot asks for --yes below
     chosen = GraphOptions(space, seed=options.seed, tf='off', use_fake_hardware=fake)
-    walk: RandomWalk | None = None
-    done = 0
+    walk: RandomWalk | ToolWalk | None = None
+    # What is there counts, and what comes is other motion.
+    done = before = _already(out)
+    if done >= options.transitions:
+        print(f'{out} already holds {done} transitions')
+        return
     with graph_lock(check_domain(domain), space):
         # A loaded machine loses frames: what is missing in the end is played again.
         for attempt in range(ATTEMPTS):
@@ -165,10 +179,15 @@ def live(
                     f'this moves {contract.embodiment} at random within its limits: clear its '
                     'surroundings, keep the emergency stop within reach, choose --span, add --yes'
                 )
-            walk = walk or _walk(contract, options)
+            walk = walk or _walk(contract, options, before)
             signal.signal(signal.SIGTERM, _interrupt)
             left = options.transitions - done
-            _play(prepared, walk, replace(options, transitions=left), attempt)
+            interrupted = False
+            try:
+                _play(prepared, walk, replace(options, transitions=left), before + attempt)
+            except KeyboardInterrupt:
+                print('interrupted; what was played is kept', flush=True)
+                interrupted = True
             recipe = {
                 'max_delta': walk.reach.tolist(),
                 'span': options.span,
@@ -176,26 +195,43 @@ def live(
             }
             bag = prepared.run_dir / 'bag'
             wanted = replace(options, transitions=left)
+            report: ImportReport | None
             try:
                 report = _import(contract, out, wanted, bag, space, {'recipe': recipe})
             except NoTransitionsError as error:
                 print(error, flush=True)
-                continue
-            print(f'{report.text()}; recording and logs are in {prepared.run_dir}', flush=True)
-            done += report.transitions
+                report = None
+            if report is not None:
+                print(f'{report.text()}; recording and logs are in {prepared.run_dir}', flush=True)
+                done += report.transitions
+            if interrupted:
+                raise CommandError(
+                    f'{done} of {options.transitions} transitions; the same command goes on',
+                    Exit.INTERRUPTED,
+                )
             if done >= options.transitions:
+                _tell_coverage(out, contract)
                 return
     raise CommandError(
-        f'{done} of {options.transitions} transitions; run it again to add more', Exit.FAILED
+        f'{done} of {options.transitions} transitions; the same command goes on', Exit.FAILED
     )
 
 
-def _walk(contract: Contract, options: CollectOptions) -> RandomWalk:
-    from vera_bringup.selfplay_motion import RandomWalk
+def _already(out: Path) -> int:
+    from vera_jidm.episodes import read_info
 
-    rng = np.random.default_rng(options.seed)
     try:
-        return RandomWalk(contract, rng, options.max_delta, options.span)
+        return sum(read_info(path).count for path in sorted(out.glob('*.mcap')))
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def _walk(contract: Contract, options: CollectOptions, before: int) -> RandomWalk | ToolWalk:
+    from vera_bringup.selfplay_motion import random_walk
+
+    rng = np.random.default_rng([options.seed, before] if before else options.seed)
+    try:
+        return random_walk(contract, rng, options.max_delta, options.span)
     except ValueError as error:
         raise CommandError(str(error)) from error
 
@@ -204,7 +240,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _play(prepared: Prepared, walk: RandomWalk, options: CollectOptions, attempt: int) -> None:
+def _play(
+    prepared: Prepared, walk: RandomWalk | ToolWalk, options: CollectOptions, attempt: int
+) -> None:
     from vera_bringup.graph import GraphThread
     from vera_bringup.nodes.selfplay_client import SelfPlayer
     from vera_bringup.supervisor import Supervisor

@@ -10,7 +10,7 @@ from sensor_msgs.msg import JointState
 
 from vera_bringup.exits import CommandError, Exit
 from vera_bringup.nodes.client import VeraClient, constant_name
-from vera_bringup.selfplay_motion import RandomWalk
+from vera_bringup.selfplay_motion import RandomWalk, ToolWalk
 from vera_core.chunk import ActionChunk
 from vera_core.contract import Contract
 from vera_core.nodes.convert import StateError, chunk_to_msg, joints_from_msg, stamp_to_msg
@@ -60,7 +60,7 @@ class SelfPlayer(VeraClient):
         if not self.until(lambda: self.sim is not None and self.sim.seed == seed, 10.0):
             raise CommandError('the simulator is silent after reset_sim', Exit.FAILED)
 
-    def play(self, walk: RandomWalk, seconds: float) -> None:
+    def play(self, walk: RandomWalk | ToolWalk, seconds: float) -> None:
         """Move for so long, then come to rest.
 
         Raises:
@@ -79,7 +79,7 @@ class SelfPlayer(VeraClient):
             self._say(GoalStatus.SUCCEEDED)
             self.spin(REST_S)
 
-    def _send(self, walk: RandomWalk) -> None:
+    def _send(self, walk: RandomWalk | ToolWalk) -> None:
         last = self._state
         if not self.until(lambda: self._state is not last, 2.0) or self._state is None:
             raise CommandError('no joint_states within 2 s', Exit.FAILED)
