@@ -40,13 +40,15 @@ class VideoMetrics:
 def find_metrics() -> VideoMetrics:
     """The metrics whose libraries can be imported and used."""
     found = VideoMetrics(frames={'psnr': psnr})
-    for name, make, into in (
-        ('ssim', _ssim, found.frames), ('lpips', _lpips, found.frames), ('fvd', _fvd, found.sets),
-    ):
+    for name, make in (('ssim', _ssim), ('lpips', _lpips)):
         try:
-            into[name] = make()  # type: ignore[assignment]
+            found.frames[name] = make()
         except _NotHereError as error:
             found.missing[name] = str(error)
+    try:
+        found.sets['fvd'] = _fvd()
+    except _NotHereError as error:
+        found.missing['fvd'] = str(error)
     return found
 
 
