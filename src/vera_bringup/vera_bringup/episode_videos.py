@@ -84,7 +84,7 @@ def write_video(film: Image, path: Path, period: float) -> None:
     frames += [frames[-1]] * HOLD
     size = (frames[0].shape[1] // 2 * 2, frames[0].shape[0] // 2 * 2)
     with _silent():
-        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'VP80'), 1 / period, size)
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'VP80'), 1 / period, size)
     if not writer.isOpened():
         raise OSError(f'this OpenCV cannot write {path.name} (WebM, VP8)')
     for frame in frames:

@@ -36,7 +36,7 @@ def evaluate_with_ray(
             include_dashboard=None if options.ray != 'local' else False,
             log_to_driver=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises bare ones, too
         raise ValueError(f'no Ray cluster answers at {options.ray!r}: {error}') from error
     try:
         actor: Any = ray.remote(num_cpus=1)(Runner)

@@ -33,7 +33,7 @@ class Rows:
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self.folder = folder
-        about = json.loads(json.dumps(about))
+        about = dict(json.loads(json.dumps(about)))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -84,7 +84,7 @@ def digest(about: Any) -> str:
     return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_same(old: dict[str, Any], about: dict[str, Any], folder: Path) -> None:
+def check_same(old: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> None:
     """Raise RowsError naming what differs, unless the rows there are of the same work."""
     if old.get('hash') == digest(about):
         return

@@ -121,12 +121,12 @@ def _plain(value: Any) -> Any:
 
 def from_row(row: dict[str, Any]) -> EpisodeResult:
     """The inverse of `to_row`; raises ValueError for a row of something else."""
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else math.nan if value is None else value
+        for key, value in row.items()
+    }
     try:
-        return EpisodeResult(**{
-            key: tuple(value) if isinstance(value, list)
-            else math.nan if value is None else value
-            for key, value in row.items()
-        })
+        return EpisodeResult(**values)
     except TypeError as error:
         raise ValueError(f'a row is not of an episode: {error}') from None
 
