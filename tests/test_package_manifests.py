@@ -49,7 +49,7 @@ PIP_ONLY = {
     'websockets': 'websockets',
 }
 # Packages that a user installs for one option; the code that needs one says so by name.
-OPTIONAL = {'accelerate', 'lpips', 'peft', 'ptlflow', 'pyarrow', 'tensorboard', 'torchao'}
+OPTIONAL = {'accelerate', 'av', 'lpips', 'peft', 'ptlflow', 'pyarrow', 'tensorboard', 'torchao'}
 OPTIONAL |= {'torchvision', 'vggt'}
 # Robots: the library of whichever arm there is.
 OPTIONAL |= {'franky', 'panda_py'}

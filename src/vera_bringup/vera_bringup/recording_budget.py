@@ -9,8 +9,8 @@ from pathlib import Path
 from vera_core.contract import Contract
 
 RESERVE = 512 * 2**20  # bytes that stay free
-# Of raw size, at quality 90: what cameras make of a room. Measured: docs/results/recording.md.
-JPEG_SHARE = 0.2
+# Of raw size at quality 90: that of noise, which is the worst; docs/results/recording.md.
+JPEG_SHARE = 0.3
 STATES = 300_000  # bytes/s of joint states, commands, statuses, diagnostics, frames
 LEAST = 60.0  # s that must fit when no duration is given
 

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from vera_bringup import recording_budget as budget
@@ -68,75 +62,28 @@ def run(
         print(json.dumps(counts))
 
 
-def record(
-    folder: Path,
-    options: RecordOptions,
-    domain: int,
-    namespace: str,
-    stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
-    """Record in this process until `stop`, the duration or a signal; the counts of the node.
+def record(folder: Path, options: RecordOptions, domain: int, namespace: str) -> dict[str, Any]:
+    """Record in this process until the duration is over or a signal comes; the node's counts.
 
     Raises:
-        CommandError: there is no graph or no room, or the recording failed.
+        CommandError: there is no room, or the recording failed.
     """
-    from vera_bringup.environment import enter
+    from vera_bringup.nodes.record_session import RecorderError, RecordSession
 
-    enter(domain)
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-    from rclpy.parameter import Parameter
-    from rclpy.signals import SignalHandlerOptions
-
-    from vera_bringup.nodes.recorder_node import RecorderError, RecorderNode
-
-    ended = threading.Event()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        ended.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
-    rclpy.init(domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
     chosen = {key: getattr(options, key) for key in ('topics', 'exclude', 'jpeg', 'compression')}
-    remap = ['--ros-args', '-r', f'__node:=recorder_{os.getpid()}']
     try:
-        node = RecorderNode(
-            begin=False,
-            namespace=namespace,
-            cli_args=remap,
-            parameter_overrides=[Parameter(key, value=value) for key, value in chosen.items()],
-        )
+        with RecordSession(domain, namespace, chosen) as session:
+            contract = session.contract(CONTRACT_TIMEOUT)
+            if options.embodiment:
+                contract = _contract(options.embodiment)
+            print(_check(folder, contract, options), flush=True)
+            session.begin(folder)
+            print(f'recording into {folder}; Ctrl-C ends it', flush=True)
+            counts = session.run(options.duration)
     except RecorderError as error:
-        rclpy.try_shutdown()
         raise CommandError(str(error)) from error
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        wait_until = time.monotonic() + CONTRACT_TIMEOUT
-        while not (node.graph.contract or node.graph.trouble or ended.is_set()):
-            if time.monotonic() > wait_until:
-                break
-            executor.spin_once(timeout_sec=0.1)
-        contract = node.graph.contract
-        if options.embodiment:
-            contract = _contract(options.embodiment)
-        print(_check(folder, contract, options), flush=True)
-        node.begin(folder)
-        if not node.recording:
-            raise CommandError(node.failure)
-        print(f'recording into {folder}; Ctrl-C ends it', flush=True)
-        while not (ended.is_set() or stop()) and node.recording:
-            if options.duration is not None and node.seconds >= options.duration:
-                break
-            executor.spin_once(timeout_sec=0.1)
-        counts = node.close()
-        if node.failure:
-            raise CommandError(f'{node.failure}; {folder}', Exit.FAILED)
-    finally:
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    if counts['failure']:
+        raise CommandError(f'{counts["failure"]}; {folder}', Exit.FAILED)
     return counts
 
 

@@ -5,9 +5,7 @@ One process and one ROS context for all of it; the graph is a stand-in of two sm
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import rclpy
@@ -18,13 +16,11 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / 'tests'))
 from graph_tools import unique_domain
-
 from vera_bringup.bag_reading import Bag
 from vera_bringup.environment import enter
 from vera_bringup.nodes.recorder_node import RecorderError, RecorderNode
-from vera_bringup.nodes.replay_node import ReplayNode
+from vera_bringup.nodes.replayer import ReplayNode
 from vera_bringup.replaying import ReplayOptions, timed
 from vera_core.contract import load_contract
 from vera_core.nodes.qos import LATCHED, STATE_RELIABLE
