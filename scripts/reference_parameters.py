@@ -140,7 +140,8 @@ def node_classes() -> list[NodeClass]:
             found.append(
                 NodeClass(
                     item.name, name, (ast.get_docstring(item) or '').split('\n\n')[0],
-                    tuple(own), getattr(cls, 'uses_contract', False),
+                    tuple(own),
+                    getattr(cls, 'uses_contract', any(p.name == 'contract' for p in own)),
                     hasattr(cls, 'trigger_configure'),
                 )
             )  # fmt: skip

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
@@ -177,15 +178,19 @@ def _fields(text: str, cls: Any) -> None:
 
 
 @cache
-def parameters_of(node: str) -> dict[str, bool]:
-    """Parameter of a node -> whether it may be set while the node runs; by the source."""
-    import sys
-
+def reference_parameters() -> Any:
+    """The module that reads from the source what nodes declare."""
     sys.path.insert(0, str(ROOT / 'scripts'))
     try:
-        declared = importlib.import_module('reference_parameters')
+        return importlib.import_module('reference_parameters')
     finally:
         sys.path.remove(str(ROOT / 'scripts'))
+
+
+@cache
+def parameters_of(node: str) -> dict[str, bool]:
+    """Parameter of a node -> whether it may be set while the node runs; by the source."""
+    declared = reference_parameters()
     found = {p.name: not p.read_only for p in declared.common_parameters()}
     module = 'camera_node' if node.startswith('camera') else f'{node.removesuffix("_node")}_node'
     classes = [c for c in declared.node_classes() if c.module.endswith(f'.{module}')]

@@ -34,7 +34,7 @@ class Rule:
     Attributes:
         quick: here, as they are, in every run of the tests.
         short: here, among the slow tests, followed by these options, which make them short.
-        up: here, among the slow tests: a graph that is started, and the rest of its block with it.
+        up: here, among the slow tests: a graph that is started, and what its page says to it.
         test: by this test of the repository, `file::name`.
         reason: why nothing runs them.
     """
@@ -132,8 +132,8 @@ RUNS = (
 SYSTEM = {
     'cat', 'cd', 'chmod', 'cp', 'curl', 'docker', 'echo', 'export', 'gh', 'git', 'head', 'base64',
     'ip', 'kill', 'ls', 'mkdir', 'mv', 'scp', 'source', 'ssh', 'sudo', 'sysctl', 'tail', 'tar',
-    'umask', 'unset', 'watch', 'xdg-open', 'chronyc', 'fastdds', 'ping', 'rm', 'rsync', 'test',
-    'wait',
+    'pgrep', 'umask', 'unset', 'watch', 'xdg-open', 'chronyc', 'fastdds', 'ping', 'rm', 'rsync',
+    'test', 'wait',
 }  # fmt: skip
 
 
@@ -295,15 +295,14 @@ def test_long_commands_run_when_they_are_made_short(command, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('command', UP, ids=lambda c: c.text)
-def test_graphs_start_and_do_what_the_block_says(command, tmp_path):
+def test_graphs_start_and_do_what_they_are_told(command, tmp_path):
     folder = workplace(tmp_path)
     domain = str(unique_domain())
     graph = Vera(*command.words[1:], '--domain', domain, cwd=folder)
     try:
         graph.wait_for('all nodes are ready', 120.0)
         for other in docs_pages.commands():
-            beside = (other.page, other.block) == (command.page, command.block)
-            if beside and other.words[:2] in TALK:
+            if other.page == command.page and other.words[:2] in TALK:
                 # A goal of a page may name what this scene does not have: 1, told in words.
                 execute(other, folder, f'--domain {domain}', codes=(0, 1))
         assert graph.end() == 0, graph.text
