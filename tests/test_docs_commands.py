@@ -86,6 +86,12 @@ RUNS = (
     Rule(r'vera models( list)?( --json)?$', quick=True),
     Rule(r'vera cameras$', quick=True),
     Rule(r'vera calibrate board', quick=True),
+    # Recordings and data sets.
+    Rule(r'vera (record|replay|repair|export lerobot|import lerobot)',
+         test='tests/test_record_live.py::test_record_kill_repair_replay_export'),
+    Rule(r'vera bench record', short='--seconds 5'),
+    Rule(r'vera up .*--translator-checkpoint runs/',
+         test='tests/test_own_data.py::test_the_path_from_self_play_to_a_robot'),
     # A graph, and what is said to it.
     Rule(r'vera up ', up=True),
     Rule(r'vera (goal|status|stop|reset)', up=True),
