@@ -287,7 +287,7 @@ class _Writer:
                 self.report.repeated += not own
                 if k % max(1, count // 20) == 0:  # some say enough for statistics of pixels
                     samples[name].append(image[::4, ::4].reshape(-1, 3) / 255.0)
-        rows = {
+        rows: dict[str, Any] = {
             layout.STATE: list(state), layout.ACTION: list(action),
             'timestamp': (np.arange(count) / self._fps).astype(np.float32),
             'frame_index': np.arange(count), 'episode_index': np.full(count, index),

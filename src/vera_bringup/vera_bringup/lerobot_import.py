@@ -22,7 +22,7 @@ from vera_core.contract import Contract
 from vera_core.kinematics.motion import MeasuredMotion
 from vera_core.seams import Image
 from vera_jidm.dataset import ShardFolder
-from vera_jidm.episodes import Transitions, write_bag, write_shard
+from vera_jidm.episodes import EpisodeInfo, Transitions, write_bag, write_shard
 from vera_jidm.episodes_import import PER_FILE, STILL
 
 SECOND = 1_000_000_000
@@ -98,7 +98,8 @@ def import_dataset(
         'licence': licence or 'not stated',
     }
     report = ImportReport()
-    files, waiting = [], _Batch()
+    files: list[EpisodeInfo] = []
+    waiting = _Batch()
     motion = MeasuredMotion(contract)
     for episode in data.episodes():
         report.episodes += 1
@@ -139,7 +140,7 @@ class _Batch:
             stamps=np.array(self.stamps[:count], np.int64),
         )  # fmt: skip
         for values in (self.before, self.after, self.actions, self.positions, self.stamps):
-            del values[:count]  # type: ignore[attr-defined]
+            del values[:count]
         return made
 
 

@@ -147,8 +147,8 @@ class ToolWalk:
             axis = AXES[int(np.argmax(self.low >= self.high))]
             raise MotionError(f'the tool has no room along {axis}; choose another span or home')
         self._reach = np.zeros(6)
-        for i, axis in self._columns:
-            self._reach[axis] = REACH * contract.channel_scales[i]
+        for column, place in self._columns:
+            self._reach[place] = REACH * contract.channel_scales[column]
         if max_delta is not None:
             self._reach[:3] = np.where(self._reach[:3] > 0, max_delta, 0)
         safety = contract.safety
