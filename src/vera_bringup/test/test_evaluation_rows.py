@@ -103,6 +103,7 @@ def test_rows_of_something_else_are_refused_by_what_differs(tmp_path):
          'compared came true: the planner failed, not the execution.'),
         (episode(0, TIME, realised=(0.1, 0.2, 0.9)), 'the execution failed, not the planner'),
         (episode(0, RESTED, dreams=(False,), realised=(0.0,)), 'both failed'),
+        (episode(0, TIME), 'came true: there was not time enough'),
         (episode(0, STOPPED, reason='joint_2 is held'), 'stopped after 3.0 s ("joint_2 is held")'),
         (episode(0, TIME, coverage=0.71), 'At best it covered 71% of the goal.'),
         (episode(0, TIME, dreams=(), realised=()), 'Time was up after 3.0 s'),

@@ -115,8 +115,10 @@ class SpoiltTranslator:
         self._translator, self._variant = translator, variant
         self._scales = contract.channel_scales
         self._rng = np.random.default_rng(0)
-        for name in ('translator_id', 'checkpoint_hash', 'channels', 'needs_state'):
-            setattr(self, name, getattr(translator, name))
+        self.translator_id: str = translator.translator_id
+        self.checkpoint_hash: str = translator.checkpoint_hash
+        self.channels: tuple[str, ...] = translator.channels
+        self.needs_state: bool = translator.needs_state
 
     def begin(self, seed: int) -> None:
         """An episode begins; its noise depends on its seed alone."""

@@ -83,8 +83,9 @@ def _blame(result: EpisodeResult) -> str:
     if not judged or not compared:
         return f'{text[0].upper()}{text[1:]}.'
     dream, execution = result.dream_success, result.execution_success
+    late = 'there was not time enough' if result.outcome == TIME else ''
     verdict = {
-        (True, True): 'neither explains the failure alone',
+        (True, True): late or 'neither explains the failure alone',
         (False, True): 'the planner failed, not the execution',
         (True, False): 'the execution failed, not the planner',
         (False, False): 'both failed',

@@ -75,7 +75,7 @@ def _ssim() -> FrameMetric:
         raise _NotHereError(f'needs torchmetrics (pip install torchmetrics): {error}') from None
 
     def ssim(a: Image, b: Image) -> NDArray[np.float64]:
-        found = measure(_tensor(a), _tensor(b), reduction='none', data_range=1.0)
+        found: Any = measure(_tensor(a), _tensor(b), reduction='none', data_range=1.0)
         return np.atleast_1d(found.double().numpy())
 
     return ssim
