@@ -93,7 +93,8 @@ class LockstepLoop:
         gate: 'on', 'report' or 'off': whether plans are judged.
         candidates: plans to choose from.
         expert: whether the actions without pictures are the scripted expert's; else RandomMotion.
-        judge: whether each executed dream is compared with what the expert would do.
+        judge: whether each executed dream is compared with what the expert would do; where plans
+            are judged if None.
         film: keep the pictures of each episode.
     """
 
@@ -107,7 +108,7 @@ class LockstepLoop:
         gate: str = 'off',
         candidates: int = 1,
         expert: bool = False,
-        judge: bool = True,
+        judge: bool | None = None,
         film: bool = False,
     ) -> None:
         self.contract = contract
@@ -129,7 +130,8 @@ class LockstepLoop:
                 (self._translator.translator_id, self._translator.checkpoint_hash),
                 gate if stacked else 'off',
             )
-            self._judge = DreamJudge(self.world) if judge else None
+            wanted = gate != 'off' if judge is None else judge
+            self._judge = DreamJudge(self.world) if wanted else None
 
     def _future(self, prompt: str, anchor: int, frames: int) -> Image:
         """The oracle's provider."""
