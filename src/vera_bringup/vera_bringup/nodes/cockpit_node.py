@@ -54,7 +54,7 @@ from vera_msgs.msg import ActionChunk, ControllerStatus, GoalStatus, PlanVerdict
 from vera_msgs.srv import ResetSim, SetGoal
 
 TOKEN_VARIABLE = 'VERA_COCKPIT_TOKEN'
-NICENESS = 10
+NICENESS, SESSION_NICENESS = 10, 5
 POLL = 0.05  # s at most between looks at whether the process shall end
 IMAGE_RATE, POSE_RATE, STATUS_RATE = 8.0, 12.0, 10.0  # Hz
 WATCH_PERIOD = 0.2  # s between looks whether somebody looks
@@ -87,12 +87,12 @@ class CockpitNode(Node):
         self._watching: list[Any] = []
         self._latest_joints: np.ndarray | None = None
         self._asked: dict[Any, tuple[Client, float, Any]] = {}
-        self._clients: dict[str, Client] = {
+        self._callers: dict[str, Client] = {
             **{name: self.create_client(Trigger, name) for name in TRIGGERS},
             'goal': self.create_client(SetGoal, 'set_goal'),
         }
         if contract.sim is not None:
-            self._clients['new_scene'] = self.create_client(ResetSim, 'reset_sim')
+            self._callers['new_scene'] = self.create_client(ResetSim, 'reset_sim')
         for kind, topic, heard, qos in (
             (GoalStatus, 'goal_status', self._on_goal, LATCHED),
             (ControllerStatus, 'controller_status', self._on_controller, LATCHED),
@@ -113,7 +113,7 @@ class CockpitNode(Node):
     # What the page asks for; in the web server's thread ---------------------------------------
 
     def _act(self, action: Action, say: Any) -> None:
-        client = self._clients.get(action.name)
+        client = self._callers.get(action.name)
         if client is None or not client.service_is_ready():
             why = 'there is no simulation' if client is None else 'nobody answers; is it running?'
             say(_answer(action, False, f'{action.name}: {why}'))
@@ -286,7 +286,7 @@ def _give_way() -> None:
     # gives each node a session; with others in it, theirs would be lowered, too.
     if os.getsid(0) == os.getpid():
         with contextlib.suppress(OSError):
-            Path('/proc/self/autogroup').write_text(f'{NICENESS}\n')
+            Path('/proc/self/autogroup').write_text(f'{SESSION_NICENESS}\n')
 
 
 def main() -> int:
@@ -311,10 +311,11 @@ def main() -> int:
         while not stop.is_set():
             executor.spin_once(timeout_sec=POLL)
     finally:
-        node.session.close()
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    sys.stdout.flush()
+    # Nothing here has to be saved, and viser's threads would take seconds to end.
+    os._exit(0)
 
 
 if __name__ == '__main__':
