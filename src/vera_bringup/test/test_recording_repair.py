@@ -13,7 +13,7 @@ from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from vera_bringup.recording import FILE_NAME, UNFINISHED, Recording
+from vera_bringup.recording import FILE_NAME, UNFINISHED, Recording, free_folder
 from vera_bringup.recording_repair import RepairError, repair
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
@@ -110,7 +110,9 @@ def test_what_cannot_be_repaired_is_said(tmp_path):
 
 def test_two_recordings_do_not_share_a_folder(tmp_path):
     source = {STRING: 'string data'}.get
+    assert free_folder(tmp_path) == tmp_path
     first = Recording(tmp_path, source)
+    assert free_folder(tmp_path) == tmp_path.with_name(f'{tmp_path.name}_2')
     with pytest.raises(FileExistsError, match='a folder of its own'):
         Recording(tmp_path, source)
     first.add_topic('/a', STRING)

@@ -447,7 +447,8 @@ def collect(
     """Collect self-play (image, action, image) as MCAP episodes for the translator's training.
 
     From the simulator, from the live robot (--live) or from a recording (--from). What is there
-    is kept: an interrupted collection goes on, live ones add up.
+    is kept, and an interrupted collection goes on with the same command. At the end it tells which
+    part of the actions it has seen.
     """
     from vera_bringup.commands.collect import CollectOptions, run
 

@@ -39,6 +39,15 @@ _PRIMITIVE = {
 DefinitionSource = Callable[[str], 'str | None']
 
 
+def free_folder(folder: Path) -> Path:
+    """`folder`, or the first of `folder`_2, _3 ... that holds no recording, whole or not."""
+    place, number = folder, 1
+    while any((place / name).is_file() for name in (FILE_NAME, UNFINISHED, METADATA)):
+        number += 1
+        place = folder.with_name(f'{folder.name}_{number}')
+    return place
+
+
 def full_definition(type_name: str, source: DefinitionSource) -> str | None:
     """The definition of a type followed by those of all types it uses, as MCAP wants it.
 

@@ -130,8 +130,10 @@ def into(
     print(f'{report["text"]}; logs are in {run_dir}/log')
     if as_json:
         print(json.dumps(report))
-    if report['different']:
-        raise CommandError(f'{report["different"]} chunks differ', Exit.FAILED)
+    if report['different'] or report['missing']:
+        raise CommandError(
+            f'{report["different"]} chunks differ, {report["missing"]} did not come', Exit.FAILED
+        )
     if not report['chunks']:
         raise CommandError('no chunk came', Exit.FAILED)
 

@@ -30,7 +30,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from vera_bringup import jpeg
 from vera_bringup import recording_notes as notes
 from vera_bringup.nodes.graph_parameters import GraphParameters, parameter_file
-from vera_bringup.recording import COMPRESSIONS, Recording
+from vera_bringup.recording import COMPRESSIONS, Recording, free_folder
 from vera_bringup.recording_queue import RecordingQueue, SequenceWatch
 from vera_bringup.resources import message_definition
 from vera_core.clocks import to_ns
@@ -125,7 +125,7 @@ class RecorderNode(Node):
         if begin and not folder:
             self.get_logger().error('parameter `output` names no folder: nothing is recorded')
         elif begin:
-            self.begin(Path(folder))
+            self.begin(free_folder(Path(folder)))  # a recorder may have died here before
 
     def _parameter(self, name: str, default: str | int, description: str) -> Any:
         described = ParameterDescriptor(description=description, read_only=True)

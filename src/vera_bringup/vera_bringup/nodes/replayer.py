@@ -152,7 +152,7 @@ class Feeder:
         self, bag: Bag, sender: Sender, space: str, organs: tuple[str, ...], graph: Any
     ) -> None:
         self._bag, self._sender, self._graph, self._space = bag, sender, graph, space
-        self._organs = organs
+        self._organs, self._paused = organs, 0.0
         self._chunks: list[Any] = []
         node = sender.node
         node.create_subscription(ActionChunk, 'action_chunk', self._chunks.append, CHUNK)
@@ -164,17 +164,22 @@ class Feeder:
         recorded = recorded_chunks(self._bag, f'/{self._space}/action_chunk')
         self._await_organs()
         alone = self._organs == ('translator',)
-        for raw in timed(self._bag, options, time.monotonic, self._sender.spin):
+        expected = 0
+        for raw in timed(self._bag, options, self._clock, self._sender.spin):
             if self._client is not None:
                 self._give_goals(raw.logged)
-            before = len(self._chunks)
+            if alone and raw.topic.endswith('/visual_plan'):
+                # A plan waits until the last one is translated: it would supersede it. What the
+                # joints did meanwhile goes on, and the time of the bag stands still.
+                began = time.monotonic()
+                self._until(lambda n=expected: len(self._chunks) >= n, CHUNK_TIMEOUT)
+                self._paused += time.monotonic() - began
+                expected += self._is_executed(raw, recorded)
             self._sender.node.send(raw)
-            if alone and raw.topic.endswith('/visual_plan') and self._is_executed(raw, recorded):
-                # Plan by plan: one that is not waited for would be superseded by the next.
-                self._until(lambda n=before: len(self._chunks) > n, CHUNK_TIMEOUT)
-        self._sender.spin(1.0)
+        self._until(lambda: len(self._chunks) >= expected, CHUNK_TIMEOUT)
+        self._sender.spin(0.2)
         came = [chunk_of(message) for message in self._chunks]
-        report: dict[str, Any] = {'chunks': len(came), 'different': 0, 'identical': 0}
+        report: dict[str, Any] = {'chunks': len(came), 'different': 0, 'identical': 0, 'missing': 0}
         if not alone:
             return {**report, 'text': f'{len(came)} chunks of planner and translator came'}
         found = CheckReport()
@@ -182,8 +187,15 @@ class Feeder:
             key = (chunk.goal_id, chunk.plan_seq, chunk.stamp)
             for other in recorded.get(key, [])[:1]:
                 compare(chunk, other, key, found)
-        report |= {'identical': found.identical, 'different': len(found.different)}
-        return {**report, 'text': f'live: {found.text()}'}
+        missing = max(0, expected - found.compared)
+        report |= {
+            'identical': found.identical, 'different': len(found.different), 'missing': missing,
+        }  # fmt: skip
+        text = f'live: {found.text()}' + (f'; {missing} did not come' if missing else '')
+        return {**report, 'text': text}
+
+    def _clock(self) -> float:
+        return time.monotonic() - self._paused
 
     def _is_executed(self, raw: Raw, recorded: dict[Any, Any]) -> bool:
         plan = self._bag.decode(raw)
