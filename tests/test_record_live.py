@@ -28,8 +28,7 @@ def test_record_kill_repair_replay_export(tmp_path):
         return text
 
     try:
-        up = start('up', 'finger', '--planner', 'oracle', '--no-cockpit',
-                   until='all nodes are ready', timeout=150)  # fmt: skip
+        up = start('up', 'finger', '--no-cockpit', until='all nodes are ready', timeout=150)
         whole = start('record', '--out', 'whole', '--json', until='recording into')
         killed = start('record', '--out', 'killed', '--jpeg', '90', until='recording into')
         code, text = vera('goal', 'touch the red disc', *where, cwd=tmp_path, timeout=100)
@@ -54,6 +53,8 @@ def test_record_kill_repair_replay_export(tmp_path):
     said = done('replay', 'whole', '--into', 'translator', '--rate', '4', '--json', *where)
     report = json.loads(said.splitlines()[-1])
     assert report['identical'] == report['chunks'] >= 1, said
+    said = done('replay', 'whole', '--into', 'planner,translator', '--json', *where)
+    assert json.loads(said.splitlines()[-1])['chunks'] >= 1, said
     assert 'messages of' in done('replay', 'whole', '--rate', '20', '--exclude', 'debug', *where)
     said = done('export', 'lerobot', 'whole', 'killed', '--out', 'lerobot')
     assert said.startswith('2 episodes'), said
