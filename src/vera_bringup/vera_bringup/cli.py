@@ -1035,6 +1035,21 @@ def serve_planner(
     )
 
 
+@serve.command('discovery')
+def serve_discovery(
+    host: Annotated[str, typer.Option(help='address to listen on')] = '127.0.0.1',
+    port: Annotated[int, typer.Option(help='UDP port', min=1, max=65535)] = 11811,
+    insecure: Insecure = False,
+) -> None:
+    """Fast DDS discovery server, where machines cannot name each other; until Ctrl-C.
+
+    See docs/how-to/several-machines.md.
+    """
+    from vera_bringup.commands.serve import discovery
+
+    discovery(host, port, insecure)
+
+
 @app.command()
 def cameras() -> None:
     """List the cameras that are connected to this machine: serial number, model, USB."""

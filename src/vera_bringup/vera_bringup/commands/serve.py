@@ -1,9 +1,12 @@
-"""`vera serve planner`: plans for other machines. Needs no ROS here."""
+"""`vera serve planner` and `vera serve discovery`: what other machines use. Needs no ROS here."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import shutil
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +74,40 @@ def planner(
     except OSError as error:
         raise CommandError(f'cannot listen on {host}:{port}: {error}', Exit.BAD_INPUT) from error
     print('stopped')
+
+
+def discovery(host: str, port: int, insecure: bool) -> None:
+    """Become Fast DDS's discovery server, until Ctrl-C or SIGTERM.
+
+    Args:
+        host: address to listen on.
+        port: UDP port.
+        insecure: other machines may join.
+
+    Raises:
+        CommandError: there is no such program, or other machines could reach it unasked.
+    """
+    from vera_bringup.network import NetworkError, address_of, is_local
+    from vera_bringup.resources import prefixes
+
+    try:
+        address = address_of(host)
+    except NetworkError as error:
+        raise CommandError(str(error)) from error
+    if not (insecure or is_local(address)):
+        raise CommandError(
+            f'who reaches {host} can join the graph and command the robot; say --insecure if '
+            'everybody on that network may'
+        )
+    places = os.pathsep.join([*(str(prefix / 'bin') for prefix in prefixes()), os.environ['PATH']])
+    program = shutil.which('fast-discovery-server', path=places)
+    if program is None:
+        raise CommandError('there is no fast-discovery-server; run `make setup`')
+    # The wheels' program does not find the wheels' libraries by itself.
+    libraries = [str(Path(program).parent.parent / 'lib'),
+                 str(Path(sysconfig.get_paths()['purelib']) / 'ros_fastrtps.libs')]  # fmt: skip
+    known = os.environ.get('LD_LIBRARY_PATH')
+    path = os.pathsep.join([*libraries, *([known] if known else [])])
+    print(f'serving at {address}:{port}; on every machine: --discovery-server', flush=True)
+    words = [program, '-i', '0', '-l', address, '-p', str(port)]
+    os.execve(program, words, {**os.environ, 'LD_LIBRARY_PATH': path})

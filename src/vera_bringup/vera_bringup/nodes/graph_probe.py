@@ -39,7 +39,7 @@ def mismatches(
                         'topic': topic,
                         'writer': writer.node_name,
                         'reader': reader.node_name,
-                        'reason': ' '.join(reason.split()).removeprefix('ERROR: ').rstrip(';'),
+                        'reason': reason.replace('ERROR: ', ' ').strip(' ;'),
                     }
                 )
     return found
