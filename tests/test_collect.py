@@ -14,6 +14,7 @@ from graph_tools import unique_domain, vera
 from vera_bringup.coverage import coverage_of
 from vera_bringup.selfplay_motion import MotionError, RandomWalk, ToolWalk, random_walk
 from vera_core.contract import load_contract
+from vera_core.contract_files import known_embodiments
 from vera_core.kinematics.arm import Arm
 from vera_core.kinematics.description import find_urdf
 from vera_core.rotations import matrix_from_rotation_vector, rotation_vector
@@ -239,3 +240,12 @@ def test_a_live_collection_that_is_complete_is_left_alone(tmp_path, capsys):
     collect.live('finger', tmp_path, options, domain=str(unique_domain()), namespace='vera',
                  runs=tmp_path, yes=False)  # fmt: skip
     assert 'already holds 4 transitions' in capsys.readouterr().out
+
+
+def test_every_embodiment_can_play():
+    for name in known_embodiments():
+        contract = load_contract(name)
+        walk = random_walk(contract, np.random.default_rng(0))
+        values = np.concatenate([walk.chunk(contract.home_positions) for _ in range(20)])
+        assert values.shape == (20 * contract.video.committed, len(contract.channels)), name
+        assert np.isfinite(values).all() and (np.ptp(values, axis=0) > 0).all(), name
