@@ -75,7 +75,7 @@ def kind(name):
 def test_the_page_and_the_scene_are_served(finger):
     session, _ = finger
     answer, page = get(session, '/')
-    assert answer.status == 200 and 'STOP' in page and 'src="viser/' in page
+    assert answer.status == 200 and 'STOP' in page and 'id="scene"' in page
     assert "frame-ancestors 'self'" in answer.headers['Content-Security-Policy']
     for path in ('/cockpit.js', '/cockpit.css', '/viser/', '/healthz'):
         answer, text = get(session, path)

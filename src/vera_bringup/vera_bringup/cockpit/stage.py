@@ -48,6 +48,7 @@ class Stage:
         self._sent: dict[str, Float] = {}
         self._screens: dict[str, Any] = {}
         self._path: Any = None
+        self._down = np.array([0.1, -1.0, 0.0])  # of a picture from above, as seen on the table
         # Link frames, frusta and lines lie below the root's frame, which is the world's.
         self._low, self._high = np.full(3, np.inf), np.full(3, -np.inf)
         self._scene.configure_default_lights(True, cast_shadow=False)
@@ -79,10 +80,14 @@ class Stage:
                 colour = own[k] if k < len(own) and len(own) == len(parts) else None
                 plain = LINKS[(len(self._links) - 1) % len(LINKS)]
                 self._add(f'/robot/{link}/{k}', origin, shape, colour or plain)
-                at = (place @ origin)[:3, 3]
-                self._low = np.minimum(self._low, at - shape.radius_around)
-                self._high = np.maximum(self._high, at + shape.radius_around)
+                at = place @ origin
+                self._include(at[:3, 3], np.abs(at[:3, :3]) @ _half(shape))
         self.pose(self._contract.home_positions)
+
+    def _include(self, centre: Float, half: Float) -> None:
+        """Widen what is looked at by a box."""
+        self._low = np.minimum(self._low, centre - half)
+        self._high = np.maximum(self._high, centre + half)
 
     def _add(self, name: str, origin: Float, shape: Shape, colour: Colour) -> None:
         place: dict[str, Any] = {'position': origin[:3, 3], 'wxyz': _wxyz(origin)}
@@ -120,6 +125,8 @@ class Stage:
             at = pose[:3, :3] @ centre + pose[:3, 3]
             depth = (at[2] - self._low[2]) + 0.02 * self.size
             at = at + pose[:3, 2] * depth
+            self._down = pose[:3, 1]
+            self._include(at, np.abs(pose[:3, :3]) @ np.array([sides[0] / 2, sides[1] / 2, 0.0]))
             self._screens[calibration.name] = self._scene.add_image(
                 name, black, *sides, wxyz=_wxyz(pose), position=at, cast_shadow=False,
                 receive_shadow=False,
@@ -127,8 +134,8 @@ class Stage:
             return
         self._screens[calibration.name] = self._scene.add_camera_frustum(
             name, 2 * float(np.arctan2(camera.height / 2, fy)), camera.width / camera.height,
-            scale=0.09 * self.size, color=CAMERA, image=black, wxyz=_wxyz(pose),
-            position=pose[:3, 3], thickness=0.004 * self.size,
+            scale=0.07 * self.size, color=CAMERA, image=black, wxyz=_wxyz(pose),
+            position=pose[:3, 3], thickness=0.0025 * self.size,
         )  # fmt: skip
 
     def _bound(self) -> None:
@@ -148,14 +155,16 @@ class Stage:
         self._scene.add_line_segments(
             '/workspace', edges, BOUNDS, thickness=1.0, thickness_units='screen'
         )
-        self._high = np.maximum(self._high, box[:, 1])
+        self._include(box.mean(1), np.ptp(box, axis=1) / 2)
 
     def _look(self, server: ViserServer) -> None:
         """Where a browser looks from at first: so that the robot fills the picture."""
         centre = (self._low + self._high) / 2
-        flat = self._high[2] - self._low[2] < 0.3 * self.size
-        direction = np.array([0.25, -0.75, 1.3] if flat else [1.0, -0.85, 0.7])
-        distance = (0.95 if flat else 1.05) * self.size
+        size = float(np.linalg.norm(self._high - self._low))
+        flat = self._high[2] - self._low[2] < 0.3 * size
+        above = 0.65 * self._down + np.array([0.0, 0.0, 1.3])
+        direction = above if flat else np.array([1.0, -0.85, 0.7])
+        distance = 1.05 * size
         server.initial_camera.look_at = centre
         server.initial_camera.position = centre + distance * direction / np.linalg.norm(direction)
         server.initial_camera.fov = float(np.radians(50))
@@ -189,6 +198,15 @@ class Stage:
             self._path = self._scene.add_line_segments(
                 '/path', segments, PATH, thickness=0.008 * self.size
             )
+
+
+def _half(shape: Shape) -> Float:
+    """Half the sides of a box in the shape's own frame that holds it, float64 [3] m."""
+    if isinstance(shape, Box):
+        return np.asarray(shape.size) / 2
+    if isinstance(shape, Cylinder):
+        return np.array([shape.radius, shape.radius, shape.length / 2])
+    return np.full(3, shape.radius_around)
 
 
 def _wxyz(T: Float) -> Float:

@@ -51,7 +51,8 @@ POLICY = (
 SCENE_HEAD = (
     '<script>document.hasFocus=()=>true</script>'
     '<style>html,body,#root{background:#0f131b!important}'
-    '[data-floating-window],.mantine-Paper-root{display:none!important}</style>'
+    '[data-floating-window],.mantine-Paper-root,.mantine-Notifications-root'
+    '{display:none!important}</style>'
 )
 
 Say = Callable[[dict[str, Any]], None]

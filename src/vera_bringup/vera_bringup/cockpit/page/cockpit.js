@@ -463,6 +463,8 @@ $('follow').onclick = () => {
 };
 document.addEventListener('visibilitychange', watch);
 
+if (document.createElement('canvas').getContext('webgl2')) $('scene').src = 'viser/?darkMode';
+else [$('scene').hidden, $('flat').hidden] = [true, false];
 connect();
 requestAnimationFrame(play);
 setInterval(showCurves, 500);
