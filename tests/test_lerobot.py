@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 import pytest
 from pyarrow import parquet
+from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from vera_bringup import jpeg, recording_notes
 from vera_bringup import lerobot_layout as layout
-from vera_bringup import recording_notes
-from vera_bringup.bag_reading import BagError
+from vera_bringup.bag_reading import Bag, BagError
+from vera_bringup.commands.collect import CollectOptions, recorded
 from vera_bringup.lerobot_export import ExportOptions, export
 from vera_bringup.lerobot_import import import_dataset
 from vera_bringup.recording import Recording
@@ -181,3 +183,28 @@ def test_what_does_not_fit_is_named(bag, data_set, tmp_path):
     export([bag], tmp_path / 'odd', ExportOptions(fps=12))
     with pytest.raises(layout.LeRobotError, match=r'is 2\.40 of them; a whole number is needed'):
         import_dataset(tmp_path / 'odd', finger, tmp_path / 'c')
+
+
+def test_jpeg_in_an_sqlite3_bag_gives_the_same_transitions(bag, tmp_path, capsys):
+    store = get_typestore(Stores.ROS2_JAZZY)
+    folder = tmp_path / 'foreign'
+    with Bag(bag) as source, Writer(folder, version=9,
+                                    storage_plugin=StoragePlugin.SQLITE3) as writer:  # fmt: skip
+        made = {}
+        for raw in source.messages(['/vera/top/color/image_raw', '/vera/joint_states']):
+            topic, kind, data = raw.topic, raw.type_name, raw.data
+            if kind == jpeg.IMAGE:
+                topic, kind, data = topic + jpeg.SUFFIX, jpeg.COMPRESSED, jpeg.compress(data, 95)
+            if topic not in made:
+                made[topic] = writer.add_connection(topic, kind, typestore=store)
+            writer.write(made[topic], raw.logged, data)
+    options = CollectOptions(transitions=100)
+    recorded('finger', tmp_path / 'a', options, folder, 'vera')
+    recorded('finger', tmp_path / 'b', options, bag, 'vera')
+    assert 'bins filled' in capsys.readouterr().out
+    (a, _), (b, _) = (read_shard(tmp_path / name / 'shard_00000.mcap') for name in 'ab')
+    np.testing.assert_array_equal(a.actions, b.actions)
+    assert np.abs(a.before.astype(int) - b.before).mean() < 3
+    assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == [
+        'metadata.yaml', 'shard_00000.mcap', 'statistics.json'
+    ]  # fmt: skip

@@ -124,11 +124,15 @@ def recorded(
         contract = load_contract(embodiment)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    from vera_bringup.bag_reading import settled
+    from vera_bringup.bag_rewriting import readable
 
+    space = f'/{namespace.strip("/")}' if namespace.strip('/') else ''
+    topics = [f'{space}/{camera.topic}' for camera in contract.cameras]
     try:
-        print(_import(contract, out, options, settled(bag), namespace, {}).text())
-    except ValueError as error:
+        out.mkdir(parents=True, exist_ok=True)
+        with readable(bag, [*topics, f'{space}/joint_states'], out) as plain:
+            print(_import(contract, out, options, plain, namespace, {}).text())
+    except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
     _tell_coverage(out, contract)
 
