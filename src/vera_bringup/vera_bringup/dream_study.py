@@ -357,6 +357,7 @@ def draw(
     known = {variant.name: variant for variant in variants}
     figure, axes = plt.subplots(figsize=(6.4, 5.6))
     axes.plot([0, 1], [0, 1], color='0.8', linewidth=1, zorder=0)
+    names: dict[tuple[float, float], list[str]] = {}
     for row in table(rows):
         variant = known[row['variant']]
         bars = {
@@ -368,9 +369,12 @@ def draw(
             row['dream'], row['real'], **bars, fmt='o', color=colour, ecolor=colour + '55',
             markersize=6, capsize=0,
         )
+        names.setdefault((row['dream'], row['real']), []).append(row['variant'])
+    for place, same in names.items():
+        left = place[0] > 0.6
         axes.annotate(
-            row['variant'], (row['dream'], row['real']), xytext=(6, -10),
-            textcoords='offset points', fontsize=8, color='0.25',
+            '\n'.join(same), place, xytext=(-7 if left else 7, -5), va='top',
+            ha='right' if left else 'left', textcoords='offset points', fontsize=8, color='0.25',
         )
     r = found['planners']
     axes.set_title(
