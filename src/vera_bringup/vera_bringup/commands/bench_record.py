@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -80,7 +81,7 @@ def run(
 def _measure(
     prepared: Any, graph: GraphThread, bag: Path, seconds: float, cameras: int, jpeg: int
 ) -> dict[str, Any]:
-    from vera_bringup.nodes.client import VeraClient
+    from vera_bringup.nodes.client import NoGraphError, VeraClient
 
     space = prepared.options.namespace
     names = [spec.name for spec in prepared.table]
@@ -110,16 +111,18 @@ def _measure(
                 start(
                     *(CAMERA, 'source', '--index', str(i), '--cameras', str(cameras)),
                     *('--seconds', str(seconds), '--width', '640', '--height', '480'),
+                    *('--patience', str(SPARE)),
                 )
                 for i in range(cameras)
             ]
-            time.sleep(3.0)  # they have found the recorder
+            client.spin(3.0)  # they have found the recorder
             usage = psutil.Process(recorder.pid)
             began, busy = time.monotonic(), sum(usage.cpu_times()[:2])
             number = 0
             while any(source.poll() is None for source in sources):
-                client.reset_sim(number)
-                client.set_goal(_prompt(prepared.contract, number))
+                with contextlib.suppress(NoGraphError):  # a laden machine may answer too late
+                    client.reset_sim(number)
+                    client.set_goal(_prompt(prepared.contract, number))
                 number += 1
                 client.until(lambda: all(s.poll() is not None for s in sources), GOALS)
                 if time.monotonic() - began > seconds + SPARE:
@@ -130,7 +133,7 @@ def _measure(
             said, _ = recorder.communicate(timeout=SPARE)
             if recorder.returncode:
                 raise CommandError(f'the recorder failed: {said.strip()}', Exit.FAILED)
-        sent = sum(json.loads(s.communicate()[0].strip().splitlines()[-1])['sent'] for s in sources)
+        sent = sum(_sent(source) for source in sources)
     finally:
         for process in processes:
             process.kill()
@@ -149,6 +152,13 @@ def _measure(
         'goals': number,
         'jpeg': jpeg,
     }
+
+
+def _sent(source: subprocess.Popen[str]) -> int:
+    said, _ = source.communicate()
+    if source.returncode:
+        raise CommandError(f'a stand-in camera failed: {said.strip()}', Exit.FAILED)
+    return int(json.loads(said.strip().splitlines()[-1])['sent'])
 
 
 def _prompt(contract: Any, number: int) -> str:
