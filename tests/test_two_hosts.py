@@ -52,10 +52,10 @@ def graph(tmp_path_factory):
             stack.callback(command.kill)
             return command
 
-        robot = start('robot', 'up', 'finger', '--without', 'planner', '--insecure')
+        robot = start('robot', 'up', 'finger', '--without', 'planner', '--no-cockpit', '--insecure')
         gpu = start('gpu', 'up', 'finger', '--only', 'planner', '--insecure')
-        robot.wait_for('sim, controller, translator, scene, clock_robot ready here; planner:', 120)
-        gpu.wait_for('planner, clock_gpu ready here; sim, controller, translator:', 120)
+        robot.wait_for('sim, controller, translator, scene, clock_robot ready here; planner', 120)
+        gpu.wait_for('planner, clock_gpu ready here; sim, controller, translator', 120)
         yield hosts, start, robot, gpu
         for command in (robot, gpu):
             assert command.end() == 0, command.text

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -85,6 +89,36 @@ def test_security_that_is_not_enforced_is_none():
     assert secured(SECURE)
     assert not secured(SECURE | {'ROS_SECURITY_STRATEGY': 'Permissive'})
     assert not secured({})
+
+
+def discovery(*arguments: str) -> subprocess.Popen[str]:
+    """`vera serve discovery`, running."""
+    return subprocess.Popen(
+        [sys.executable, '-m', 'vera_bringup.cli', 'serve', 'discovery', *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(90)
+def test_a_discovery_server_is_served_and_ended():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    server = discovery('--port', str(port))
+    try:
+        assert any(f'UDPv4:[127.0.0.1]:{port}' in line for line in server.stdout)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_a_discovery_server_is_for_this_machine_unless_said_otherwise():
+    from vera_bringup.commands.serve import discovery as serve
+
+    with pytest.raises(CommandError, match='--insecure'):
+        serve('10.0.0.5', 11811, insecure=False)
 
 
 # Parts of a graph ------------------------------------------------------------------------------
