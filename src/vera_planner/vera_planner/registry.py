@@ -83,6 +83,13 @@ def make_planner(
             info, contract.visual_fields(), period, canvas, threads=threads,
             steps=pieces.STEPS if steps is None else steps,
         )  # fmt: skip
+    if info.config.get('kind') == 'view_pieces':
+        from vera_planner import view_pieces
+
+        return view_pieces.ViewPiecesPlanner.load(
+            info, period, canvas, threads=threads,
+            steps=view_pieces.STEPS if steps is None else steps,
+        )  # fmt: skip
     from vera_planner import compact
 
     return compact.CompactPlanner.load(

@@ -60,6 +60,11 @@ def planner(
     from vera_core.contract import load_contract
 
     _show_progress()
+    if kind == 'pieces' and 'panda' in embodiments:
+        _view_pieces(
+            embodiments, as_json, out, data, clips, steps, name, seed, threads, resume
+        )
+        return
     if kind == 'pieces':
         _pieces(
             embodiments, as_json, out, data, clips, steps, shares, name, seed, threads, resume
@@ -145,6 +150,47 @@ def _pieces(
             seed=seed,
             threads=threads,
         )
+        if steps is not None:
+            config = replace(config, steps=steps)
+        info = main_train(config, _command(), resume=resume)
+    except (ValueError, OSError) as error:
+        raise CommandError(str(error)) from error
+    print(f'{info.path}: {info.short_hash}')
+    if as_json:
+        print(json.dumps({'checkpoint': str(info.path), **info.training['metrics']}))
+
+
+def _view_pieces(
+    embodiments: list[str],
+    as_json: bool,
+    out: Path,
+    data: Path,
+    clips: int,
+    steps: int | None,
+    name: str,
+    seed: int,
+    threads: int,
+    resume: bool,
+) -> None:
+    """Train the planner of several cameras."""
+    from vera_bringup.panda_videos import write_scenes
+    from vera_core.contract import load_contract
+
+    if len(embodiments) > 1:
+        raise CommandError(
+            'the Panda has a planner of its own; train it alone: vera train planner panda'
+        )
+    try:
+        contract = load_contract(embodiments[0])
+        folder = data / f'{contract.embodiment}_scenes_s{seed}'
+        write_scenes(contract, folder / 'held_out', 100, 200, seed + HELD_OUT_SEED)
+        write_scenes(contract, folder / 'train', clips, 1600, seed)
+        from vera_planner.view_pieces_training import ViewPiecesTraining, main_train
+
+        config = ViewPiecesTraining(
+            data=folder / 'train', held_out=folder / 'held_out', out=out,
+            name=name or f'pieces_{contract.embodiment}', seed=seed, threads=threads,
+        )  # fmt: skip
         if steps is not None:
             config = replace(config, steps=steps)
         info = main_train(config, _command(), resume=resume)

@@ -1,0 +1,284 @@
+"""Networks of the planner of several cameras: the codec, and a planner of motions.
+
+The codec is that of the pieces planner, shown one view after the other. The planner of motions sees
+where each piece is in each view, where it was when the goal began, and the sentence; it is a
+diffusion model over how all pieces move in all views, in the coordinates of the motions' principal
+components.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  torch's own convention
+
+from vera_planner.pieces_network import Codec, PiecesConfig, _Attention, _waves
+from vera_planner.text import DIM as TEXT_DIM
+from vera_planner.view_pieces_motion import (
+    AFFINE,
+    PLANE,
+    REACH,
+    affine_between,
+    homography,
+    plane_between,
+)
+
+_OCTAVES = 5
+_FAR = 80.0  # px: a larger motion within a plan is taken as this
+
+
+@dataclass(frozen=True)
+class ViewPiecesConfig:
+    """Shape of a planner of several cameras.
+
+    Attributes:
+        views: names, left to right on the canvas; all square and of one size.
+        moving_view: the one whose camera rides along.
+        pieces: names in the order in which they are painted.
+        kin: pieces that differ in a word only; they share weights.
+        still: pieces that never move by themselves.
+        tool: pieces whose middle says where the tool is; they ride with the moving camera.
+        look_ahead: frames imagined.
+        width: channels of the codec at half the picture.
+        tokens: width of a piece's token. hidden: of the planner of motions; depth: its blocks.
+        components: principal components of the motions.
+    """
+
+    views: tuple[str, ...]
+    moving_view: str
+    pieces: tuple[str, ...]
+    kin: tuple[str, ...]
+    still: tuple[str, ...]
+    tool: tuple[str, ...]
+    look_ahead: int = 8
+    width: int = 16
+    tokens: int = 128
+    hidden: int = 256
+    depth: int = 3
+    components: int = 64
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as stored in a checkpoint."""
+        return {'kind': 'view_pieces', **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ViewPiecesConfig:
+        """The inverse of `to_dict`."""
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        plain.pop('kind', None)
+        return cls(**plain)
+
+    def place(self, names: tuple[str, ...]) -> list[int]:
+        """Where those pieces are among all."""
+        return [self.pieces.index(name) for name in names]
+
+    def moves(self, view: int) -> list[int]:
+        """Pieces that may move in a view."""
+        if self.views[view] == self.moving_view:
+            return self.place((*self.still, *self.kin, *self.tool))
+        return [k for k, name in enumerate(self.pieces) if name not in self.still]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the motion of one frame has."""
+        return AFFINE * sum(len(self.moves(v)) for v in range(len(self.views))) + PLANE
+
+
+def plane_affine(plane: Tensor, at: Tensor, size: tuple[int, int]) -> Tensor:
+    """How the plane moves about points: motions [B, K, 6] at [B, K, 2] from [B, 8]."""
+    h = homography(plane, size)[:, None]
+    steps = torch.tensor([[0.0, 0.0], [REACH, 0.0], [0.0, REACH]])
+    points = at[:, :, None] + steps  # [B, K, 3, 2]
+    moved = torch.cat([points, torch.ones_like(points[..., :1])], -1) @ h.mT
+    shift = moved[..., :2] / moved[..., 2:].clamp_min(1e-3) - points
+    x, y = shift[..., 1, :] - shift[..., 0, :], shift[..., 2, :] - shift[..., 0, :]
+    linear = torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], -1)
+    return torch.cat([shift[..., 0, :], linear], -1)
+
+
+def motion_numbers(
+    config: ViewPiecesConfig, now: Tensor, future: Tensor, plane: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Motions of windows, [B, M, numbers]; 0 where something is not there.
+
+    Args:
+        config: which pieces.
+        now: tracks [B, V, K, 8] of the anchor.
+        future: tracks [B, M, V, K, 8].
+        plane: homographies [B, M + 1, 3, 3] of the ground in the moving view.
+        size: height and width of a view.
+    """
+    b, m = future.shape[:2]
+    ground = plane_between(plane[:, :1].expand(b, m, 3, 3), plane[:, 1:], size)
+    parts = []
+    for v, name in enumerate(config.views):
+        moves = config.moves(v)
+        before = now[:, v, moves][:, None].expand(b, m, len(moves), -1)
+        found = affine_between(before, future[:, :, v, moves])
+        if name == config.moving_view:
+            loose = [i for i, k in enumerate(moves) if config.pieces[k] not in config.tool]
+            at = now[:, v, moves][:, loose, :2]
+            inside = ((at > 0) & (at < at.new_tensor([size[1], size[0]]))).all(-1)
+            at = at.nan_to_num()
+            about = plane_affine(
+                ground.flatten(0, 1), at.repeat_interleave(m, 0), size
+            ).unflatten(0, (b, m))
+            found[:, :, loose] = torch.where(
+                inside[:, None, :, None], found[:, :, loose] - about, 0.0
+            )
+        parts.append(found.flatten(2))
+    parts.append(ground)
+    return torch.cat(parts, -1).nan_to_num().clamp(-_FAR, _FAR)
+
+
+def importance(config: ViewPiecesConfig) -> Tensor:
+    """What an error of 1 px of each number weighs, [M, numbers]: what the translator lives on."""
+    parts = []
+    for v, name in enumerate(config.views):
+        moves = config.moves(v)
+        weight = torch.full((len(moves), AFFINE), 1.5)
+        if name == config.moving_view:
+            weight[:] = 0.5
+            weight[[moves.index(k) for k in config.place(config.tool)]] = 3.0
+        weight[:, 2:] *= 0.5
+        parts.append(weight.flatten())
+    parts.append(torch.ones(PLANE))
+    ahead = torch.linspace(1.0, 0.6, config.look_ahead)
+    return ahead[:, None] * torch.cat(parts)
+
+
+class SceneNetwork(nn.Module):
+    """Where pieces are, and a sentence -> motions of all pieces in all views; a diffusion model."""
+
+    def __init__(self, config: ViewPiecesConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        views, width, hidden = len(c.views), c.tokens, c.hidden
+        # The other pieces go where the hand goes.
+        self.eyed = c.place((*c.still, *c.kin, 'hand', *c.tool))
+        eyed = [c.pieces[k] for k in self.eyed]
+        self.body = [eyed.index(name) for name in ('hand', *c.tool)]
+        kinds = [c.kin[0] if name in c.kin else name for name in eyed]
+        names = list(dict.fromkeys(kinds))
+        self.kind = [names.index(kind) for kind in kinds]
+        self.fixed = [v for v in range(views) if c.views[v] != c.moving_view]
+        features = views * (1 + 4 * _OCTAVES + 4 * (_OCTAVES + 1)) + 3 + 3 * len(self.fixed)
+        self.own = nn.Parameter(torch.randn(len(names), features, width) / features**0.5)
+        self.bias = nn.Parameter(torch.randn(len(eyed), width) * 0.3)
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
+        self.text = nn.Linear(TEXT_DIM, width)
+        self.layers = nn.ModuleList([_Attention(width) for _ in range(2)])
+        self.gather = nn.Linear(2 * width, hidden)
+        self.condition = nn.Sequential(
+            nn.SiLU(), nn.Linear(hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, hidden)
+        )
+        self.level = nn.Sequential(nn.Linear(16, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        self.films = nn.ModuleList(nn.Linear(hidden, 2 * hidden) for _ in range(c.depth))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, hidden))
+            for _ in range(c.depth)
+        )
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(hidden, elementwise_affine=False) for _ in range(c.depth)
+        )
+        self.last = nn.LayerNorm(hidden)
+        self.enter = nn.Linear(c.components, hidden)
+        self.leave = nn.Linear(hidden, c.components)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+        # From components to motions [components, M * numbers], each of its spread in the data.
+        self.basis: Tensor
+        self.text_mean: Tensor
+        self.text_scale: Tensor
+        self.register_buffer('basis', torch.zeros(c.components, c.look_ahead * c.numbers))
+        self.register_buffer('text_mean', torch.zeros(TEXT_DIM))
+        self.register_buffer('text_scale', torch.full((TEXT_DIM,), TEXT_DIM**0.5))
+
+    def encode(
+        self,
+        middles: Tensor,
+        seen: Tensor,
+        turns: Tensor,
+        start: Tensor,
+        start_seen: Tensor,
+        text: Tensor,
+        size: tuple[int, int],
+    ) -> Tensor:
+        """The scene as one vector [B, hidden].
+
+        Args:
+            middles: of pieces [B, V, K, 2] px.
+            seen: bool [B, V, K], where they count.
+            turns: cosines and sines [B, K, 2]; 0 where not known.
+            start: middles when the goal began.
+            start_seen: bool, likewise.
+            text: the sentence's embedding [B, 384].
+            size: height and width of a view, px.
+        """
+        c = self.config
+        half = middles.new_tensor([size[1] / 2, size[0] / 2])
+        at = torch.where(seen[..., None], middles, half)
+        tool = c.place(c.tool)
+        weight = seen[:, :, tool, None].to(at)
+        where = (at[:, :, tool] * weight).sum(2) / weight.sum(2).clamp_min(1)
+        away = (at - where[:, :, None]) / half
+        known = seen[..., None].to(at)
+        both = known * (weight.sum(2) > 0)[:, :, None]
+        here = torch.cat(
+            [known, known * _waves((at - half) / half, _OCTAVES),
+             both * _waves(away, _OCTAVES + 1)], -1,
+        ).transpose(1, 2).flatten(2)  # fmt: skip
+        here, turns = here[:, self.eyed], turns[:, self.eyed]
+        then = (seen & start_seen)[:, self.fixed]
+        gone = torch.where(
+            then[..., None], middles[:, self.fixed] - start[:, self.fixed], 0.0
+        )
+        before = torch.cat([(gone / 8).clamp(-4, 4), then[..., None].to(at)], -1)
+        before = before[:, :, self.eyed].transpose(1, 2).flatten(2)
+        there = seen.any(1)[:, self.eyed]
+        features = torch.cat([here, turns, there[..., None].to(at), before], -1)
+        tokens = torch.einsum('bkf,kfc->bkc', features, self.own[self.kind]) + self.bias
+        tokens = tokens + self.mlp(tokens)
+        words = self.text(((text - self.text_mean) * self.text_scale).clamp(-4, 4))
+        x = torch.cat([tokens, words[:, None]], dim=1)
+        counts = torch.cat([there, torch.ones_like(there[:, :1])], dim=1)
+        for layer in self.layers:
+            x = layer(x, counts)
+        body = (x[:, self.body] * there[:, self.body, None]).mean(1)
+        out: Tensor = self.condition(self.gather(torch.cat([x[:, -1], body], -1)))
+        return out
+
+    def denoise(self, z: Tensor, level: Tensor, scene: Tensor) -> Tensor:
+        """The clean components [B, components] of noisy ones at levels [B] in 0..1."""
+        angle = level[:, None] * torch.exp(torch.linspace(0, 5, 8, device=z.device))
+        cond = F.silu(scene + self.level(torch.cat([angle.sin(), angle.cos()], -1)))
+        x = self.enter(z) + scene
+        for film, norm, block in zip(self.films, self.norms, self.blocks, strict=True):
+            scale, shift = film(cond).chunk(2, -1)
+            x = x + block(norm(x) * (1 + scale) + shift)
+        out: Tensor = self.leave(self.last(x))
+        return out
+
+    def sample(self, scene: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+        """Motions [B, M, numbers] since the anchor, by Euler steps from noise."""
+        c = self.config
+        z = torch.randn(len(scene), c.components, generator=generator)
+        clean = z
+        for t, s in itertools.pairwise(torch.linspace(1, 0, steps + 1).tolist()):
+            clean = self.denoise(z, torch.full((len(scene),), t), scene)
+            z = (1 - s) * clean + s * (z - (1 - t) * clean) / t
+        return (clean @ self.basis).unflatten(-1, (c.look_ahead, c.numbers))
+
+
+class ViewPiecesNetwork(nn.Module):
+    """Codec and planner of motions, as one checkpoint holds them."""
+
+    def __init__(self, config: ViewPiecesConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.codec = Codec(PiecesConfig(pieces={'view': config.pieces}, width=config.width))
+        self.motion = SceneNetwork(config)

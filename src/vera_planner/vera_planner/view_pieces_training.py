@@ -1,0 +1,473 @@
+"""Trains the planner of several cameras: the codec on pictures, the motions on tracks."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  torch's own convention
+from tqdm import tqdm
+
+from vera_core.checkpoint import CheckpointInfo, write_checkpoint
+from vera_planner.compact import to_signal
+from vera_planner.pieces_network import count_votes
+from vera_planner.text import shared_encoder
+from vera_planner.training import LICENCE
+from vera_planner.view_pieces_data import ScenePictures, ScenesData, SceneWindows
+from vera_planner.view_pieces_network import (
+    ViewPiecesConfig,
+    ViewPiecesNetwork,
+    importance,
+    motion_numbers,
+)
+
+PARTS = ('codec', 'motion')
+SEEN = 6.0  # px: area from which a piece counts as seen in a picture of the training
+RIM = 1.0  # px: a middle nearer to the picture's rim does not count as seen
+
+
+@dataclass(frozen=True)
+class ViewPiecesTraining:
+    """One training run.
+
+    Attributes:
+        data: folder of tracks and pictures; held_out: for validation.
+        out: folder for states, curve and checkpoint.
+        parts: what is trained; the rest is as its state in `out` has it.
+        codec_steps: of the codec, `codec_batch` views each.
+        steps: of the planner of motions, `batch` windows each, `draws` noise levels for each.
+        jitter: spread of the codec's errors that places [px] and turns are disturbed by, smaller
+            for half of the windows.
+        hidden_pieces: share of pieces that a view does not show.
+        blur: of the sentence's embedding, in units of its spread.
+    """
+
+    data: Path
+    held_out: Path
+    out: Path
+    name: str = 'pieces_panda'
+    parts: tuple[str, ...] = PARTS
+    codec_steps: int = 1400
+    codec_batch: int = 12
+    codec_lr: float = 2e-3
+    steps: int = 3200
+    batch: int = 192
+    draws: int = 2
+    lr: float = 1e-3
+    warmup: int = 200
+    ema: float = 0.998
+    jitter: tuple[float, float] = (0.5, 0.3)
+    hidden_pieces: float = 0.06
+    blur: float = 0.4
+    seed: int = 0
+    threads: int = 1
+    validate_every: int = 200
+    width: int = 16
+    hidden: int = 256
+    depth: int = 3
+    look_ahead: int = 8
+    components: int = 64
+
+
+class ViewPiecesTrainer:
+    """Holds all that an exact resume needs; each part has a state of its own."""
+
+    def __init__(self, config: ViewPiecesTraining) -> None:
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.config = c = config
+        meta = json.loads((Path(c.data) / 'scenes.json').read_text(encoding='utf-8'))
+        self.meta = meta
+        tool = tuple(name for name in meta['pieces'] if name.endswith('finger'))
+        self.shape = ViewPiecesConfig(
+            views=tuple(meta['views']), moving_view=meta['moving_view'],
+            pieces=tuple(meta['pieces']), kin=tuple(meta['kin']), still=tuple(meta['fixtures']),
+            tool=tool, look_ahead=c.look_ahead, width=c.width, hidden=c.hidden, depth=c.depth,
+            components=c.components,
+        )  # fmt: skip
+        self.network = ViewPiecesNetwork(self.shape)
+        self.network.codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.rng = np.random.default_rng(c.seed)
+        self.generator = torch.Generator().manual_seed(c.seed)
+        self.pictures, self.shown = ScenePictures(c.data), ScenePictures(c.held_out)
+        self.size: tuple[int, int] = self.pictures.frames.shape[2:4]
+        self.network.codec.least('view').fill_(0.8 * SEEN)
+        if 'motion' in c.parts:
+            self.data = ScenesData(c.data, c.look_ahead)
+            self.held_out = ScenesData(c.held_out, c.look_ahead)
+            self._measure_motions()
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimisers = {
+            part: torch.optim.AdamW(
+                getattr(self.network, part).parameters(), lr=rate, betas=(0.9, 0.98),
+                weight_decay=0.01,
+            )
+            for part, rate in (('codec', c.codec_lr), ('motion', c.lr))
+        }
+        self.done = dict.fromkeys(PARTS, 0)
+        self.cpu_seconds = dict.fromkeys(PARTS, 0.0)
+        self.curves: dict[str, list[dict[str, float]]] = {part: [] for part in PARTS}
+
+    @torch.no_grad()
+    def _measure_motions(self) -> None:
+        """Principal components of the motions, and spread of the sentences, of the data."""
+        rng = np.random.default_rng(self.config.seed)
+        motion, weight = self.network.motion, importance(self.shape).flatten()
+        rows = [self._numbers(self.data.windows(rng, 1000)).flatten(1) for _ in range(5)]
+        x = (torch.cat(rows) * weight).double()
+        values, vectors = torch.linalg.eigh(x.T @ x / len(x))
+        count = self.shape.components
+        spread = values[-count:].flip(0).clamp_min(1e-8).sqrt()
+        axes = vectors[:, -count:].flip(1).T
+        motion.basis.copy_((spread[:, None] * axes / weight).float())
+        self._coordinates()
+        encoder = shared_encoder()
+        self.texts, self.texts_held = (
+            torch.from_numpy(np.stack([encoder(s) for s in data.sentences]))
+            for data in (self.data, self.held_out)
+        )
+        motion.text_mean.copy_(self.texts.mean(0))
+        motion.text_scale.copy_(1 / self.texts.std(0).clamp_min(0.01))
+
+    def _coordinates(self) -> None:
+        """From motions to components, and what an error of each weighs."""
+        weight = importance(self.shape).flatten()
+        scaled = self.network.motion.basis * weight
+        spread = scaled.norm(dim=1)
+        self.into = (scaled / spread[:, None] ** 2 * weight).T
+        self.weight = (spread / spread[0]).clamp_min(0.02)
+
+    def _numbers(self, w: SceneWindows) -> Tensor:
+        return motion_numbers(
+            self.shape, torch.from_numpy(w.now), torch.from_numpy(w.future),
+            torch.from_numpy(w.plane), self.size,
+        )
+
+    def codec_step(self) -> float:
+        """One optimiser step of the codec; its loss."""
+        c, p = self.config, self.pictures
+        views = len(self.shape.views)
+        n = self.rng.integers(len(p), size=c.codec_batch)
+        v = self.rng.integers(views, size=c.codec_batch)
+        loss = codec_loss(
+            self.network, p.frames[n, v], p.labels[n, v], p.middles[n, v], p.turns[n]
+        )
+        self._update('codec', loss, c.codec_steps, c.codec_lr)
+        return float(loss.detach())
+
+    def motion_step(self) -> float:
+        """One optimiser step of the planner of motions; its loss."""
+        c, motion = self.config, self.network.motion
+        w = self.data.windows(self.rng, c.batch)
+        with torch.no_grad():
+            target = (self._numbers(w).flatten(1) @ self.into).repeat(c.draws, 1)
+        text = self.texts[torch.from_numpy(w.sentence)]
+        blur = torch.rand(c.batch, 1, generator=self.generator) * c.blur
+        noise = torch.randn(text.shape, generator=self.generator)
+        text = text + blur * noise / motion.text_scale
+        scene_of = observed(w, self.size, self.generator, c.jitter, c.hidden_pieces)
+        with torch.autocast('cpu', torch.bfloat16):
+            scene = motion.encode(*scene_of, text, self.size).repeat(c.draws, 1)
+        level = torch.rand(len(target), generator=self.generator)
+        pure = torch.rand(len(target), generator=self.generator) < 0.3
+        level = torch.where(pure, 1 - 0.05 * level, level).clamp_min(0.01)
+        t = level[:, None]
+        noise = torch.randn(target.shape, generator=self.generator)
+        with torch.autocast('cpu', torch.bfloat16):
+            clean = motion.denoise((1 - t) * target + t * noise, level, scene).float()
+        error = F.smooth_l1_loss(clean, target, reduction='none', beta=0.5) * self.weight
+        loss = (error.sum(1) / (level + 0.1)).mean()
+        self._update('motion', loss, c.steps, c.lr)
+        return float(loss.detach())
+
+    def _update(self, part: str, loss: Tensor, steps: int, lr: float) -> None:
+        c, step, module = self.config, self.done[part], getattr(self.network, part)
+        rise = min(1.0, (step + 1) / c.warmup)
+        rate = lr * rise * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+        optimiser = self.optimisers[part]
+        for group in optimiser.param_groups:
+            group['lr'] = rate
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimiser.step()
+        self.done[part] = step + 1
+        decay = min(c.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            mean = getattr(self.average, part).parameters()
+            for kept, now in zip(mean, module.parameters(), strict=True):
+                kept.lerp_(now, 1 - decay)
+
+    def run(self) -> None:
+        """Train the parts to the last step, validating and saving on the way."""
+        c = self.config
+        for part in c.parts:
+            steps, step = (
+                (c.codec_steps, self.codec_step) if part == 'codec' else (c.steps, self.motion_step)
+            )
+            recent: list[float] = []
+            bar = tqdm(
+                total=steps, initial=self.done[part], desc=f'{c.name}: {part}', mininterval=5
+            )
+            began = time.process_time() - self.cpu_seconds[part]
+            while self.done[part] < steps:
+                recent.append(step())
+                bar.update()
+                if self.done[part] % c.validate_every == 0 or self.done[part] == steps:
+                    self.cpu_seconds[part] = time.process_time() - began
+                    row = {f'{part}_step': self.done[part], f'{part}_loss': float(np.mean(recent))}
+                    row['cpu_seconds'] = self.cpu_seconds[part]
+                    row |= self.validate(part)
+                    self.curves[part].append(row)
+                    recent.clear()
+                    bar.write(json.dumps({k: round(v, 3) for k, v in row.items()}))
+                    self.save(part)
+
+    @torch.no_grad()
+    def validate(self, part: str) -> dict[str, float]:
+        """Held-out errors of one part.
+
+        Returns:
+            Of the codec: intersection over union of masks, errors of middles [px] and turns [deg].
+            Of the motions, from where goals begin, asked rightly and for something else: how far
+            the hand's imagined place in the first view is from the expert's at the fourth and at
+            the last frame [px]; and likewise the distance of the fingers in the moving view, at
+            anchors anywhere.
+        """
+        rng = np.random.default_rng(99)
+        if part == 'codec':
+            return self._validate_codec(rng)
+        out: dict[str, float] = {}
+        motion, shape, data = self.average.motion, self.shape, self.held_out
+        hand = shape.moves(0).index(shape.pieces.index('hand')) * 6
+        w = data.windows(rng, 160, first=True, still=0)
+        target = self._numbers(w)
+        scene_of = observed(w, self.size, torch.Generator().manual_seed(9), (0.2, 0.03), 0.0)
+        texts = self.texts_held[torch.from_numpy(w.sentence)]
+        for label, text in (('', texts), ('_wrong', texts.roll(1, 0))):
+            scene = motion.encode(*scene_of, text, self.size)
+            planned = motion.sample(scene, 8, torch.Generator().manual_seed(99))
+            off = (planned - target)[..., hand : hand + 2].norm(dim=-1)
+            out[f'px4{label}'] = float(off[:, 3].mean())
+            out[f'px{shape.look_ahead}{label}'] = float(off[:, -1].mean())
+        w = data.windows(rng, 400, still=0)
+        target = self._numbers(w)
+        scene_of = observed(w, self.size, torch.Generator().manual_seed(9), (0.2, 0.03), 0.0)
+        scene = motion.encode(*scene_of, self.texts_held[torch.from_numpy(w.sentence)], self.size)
+        planned = motion.sample(scene, 8, torch.Generator().manual_seed(99))
+        off = planned - target
+        out['px4_anywhere'] = float(off[:, 3, hand : hand + 2].norm(dim=-1).mean())
+        v = shape.views.index(shape.moving_view)
+        begin = 6 * sum(len(shape.moves(u)) for u in range(v))
+        one, two = (begin + 6 * shape.moves(v).index(k) for k in shape.place(shape.tool))
+        out['fingers_px4'] = float((off[:, 3, one] - off[:, 3, two]).abs().mean())
+        out['ground_px4'] = float(off[:, 3, -8:].abs().mean())
+        return out
+
+    def _validate_codec(self, rng: np.random.Generator) -> dict[str, float]:
+        p, codec = self.shown, self.average.codec
+        n = rng.integers(len(p), size=40)
+        found: dict[str, list[Tensor]] = {'iou': [], 'px': [], 'deg': []}
+        for v in range(len(self.shape.views)):
+            logits, votes = codec(to_signal(p.frames[n, v]), 'view')
+            target = masks_of(p.labels[n, v], len(self.shape.pieces))
+            there = target.sum((2, 3)) > SEEN
+            a, b = logits > 0, target > 0.5
+            overlap = (a & b).sum((2, 3)) / (a | b).sum((2, 3)).clamp_min(1)
+            at, way = count_votes(logits.sigmoid(), votes)
+            off = (at - torch.from_numpy(p.middles[n, v])).norm(dim=-1)
+            turn = torch.from_numpy(p.turns[n])
+            angle = torch.atan2(way[..., 1], way[..., 0]) - torch.atan2(turn[..., 1], turn[..., 0])
+            angle = torch.atan2(angle.sin(), angle.cos()).abs().rad2deg()
+            found['iou'].append(overlap[there])
+            found['px'].append(off[there & ~off.isnan()])
+            found['deg'].append(angle[there & ~angle.isnan()])
+        means = {key: torch.cat(values).mean() for key, values in found.items()} | {
+            f'px_{view}': values.mean()
+            for view, values in zip(self.shape.views, found['px'], strict=True)
+        }
+        return {key: float(mean) for key, mean in means.items() if not mean.isnan()}
+
+    def save(self, part: str) -> None:
+        """State of a part for an exact resume, and its curve so far."""
+        out = Path(self.config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        state = {
+            'network': getattr(self.network, part).state_dict(),
+            'average': getattr(self.average, part).state_dict(),
+            'optimiser': self.optimisers[part].state_dict(),
+            'done': self.done[part],
+            'cpu_seconds': self.cpu_seconds[part],
+            'generator': self.generator.get_state(),
+            'rng': json.dumps(self.rng.bit_generator.state),
+            'curve': self.curves[part],
+        }
+        file = out / f'{part}.part'
+        torch.save(state, file)
+        file.replace(out / f'{part}.pt')
+        (out / f'curve_{part}.json').write_text(
+            json.dumps(self.curves[part], indent=1), encoding='utf-8'
+        )
+
+    def resume(self, parts: tuple[str, ...] = PARTS) -> None:
+        """Continue from the states that are there."""
+        for part in parts:
+            file = Path(self.config.out) / f'{part}.pt'
+            if not file.is_file():
+                continue
+            state = torch.load(file, weights_only=True)
+            getattr(self.network, part).load_state_dict(state['network'])
+            getattr(self.average, part).load_state_dict(state['average'])
+            self.optimisers[part].load_state_dict(state['optimiser'])
+            self.done[part], self.cpu_seconds[part] = state['done'], state['cpu_seconds']
+            self.curves[part] = state['curve']
+            if part == 'motion' and 'motion' in self.config.parts:
+                self._coordinates()
+            if self.done[part] < getattr(
+                self.config, 'codec_steps' if part == 'codec' else 'steps'
+            ):
+                self.generator.set_state(state['generator'])
+                self.rng.bit_generator.state = json.loads(state['rng'])
+
+    def export(self, command: str) -> CheckpointInfo:
+        """Write the averaged weights (float16) as a checkpoint."""
+        c = self.config
+        tensors = {
+            k: v.detach().to(torch.float16).numpy() for k, v in self.average.state_dict().items()
+        }
+        plain = json.loads(json.dumps(asdict(replace(c, parts=PARTS)), default=str))
+        metrics: dict[str, float] = {}
+        for part in PARTS:
+            for row in self.curves[part][-1:]:
+                metrics |= {k: v for k, v in row.items() if k != 'cpu_seconds'}
+        training = {
+            'command': command,
+            'seed': c.seed,
+            'steps': self.done,
+            'cpu_seconds': self.cpu_seconds,
+            'data': self.meta['recipe'] | {'pictures': len(self.pictures)},
+            'licence': LICENCE,
+            'options': {k: v for k, v in plain.items() if k not in ('data', 'held_out', 'out')},
+            'metrics': metrics,
+        }
+        return write_checkpoint(
+            Path(c.out) / f'{c.name}.safetensors', tensors, kind='planner',
+            config=self.shape.to_dict(), contract=self.meta['contract'], training=training,
+        )  # fmt: skip
+
+
+def observed(
+    w: SceneWindows,
+    size: tuple[int, int],
+    generator: torch.Generator,
+    jitter: tuple[float, float],
+    hidden: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What the codec would tell about the anchors of windows: the first arguments of `encode`."""
+    now, start = (torch.from_numpy(t)[..., :2] for t in (w.now, w.start))
+    turns = torch.from_numpy(w.turns).nan_to_num()
+    limit = now.new_tensor([size[1], size[0]]) - RIM
+    out = []
+    for at in (now, start):
+        seen = ((at > RIM) & (at < limit)).all(-1)
+        seen &= torch.rand(seen.shape, generator=generator) >= hidden
+        out += [at.nan_to_num(), seen]
+    amount = torch.rand(len(now), 1, 1, 1, generator=generator)
+    noise = torch.randn(now.shape, generator=generator)
+    out[0] = out[0] + jitter[0] * amount * noise
+    out[2] = out[2] + jitter[0] * amount * torch.randn(now.shape, generator=generator)
+    known = (turns != 0).any(-1, keepdim=True)
+    spread = jitter[1] * amount[:, 0] * torch.randn(turns.shape, generator=generator)
+    return out[0], out[1], turns + spread * known, out[2], out[3]
+
+
+def masks_of(labels: np.ndarray, pieces: int) -> Tensor:
+    """Masks float32 [B, K, H, W] of labels int8 [B, s H, s W], with two rays along a pixel."""
+    which = torch.from_numpy(labels)[:, None] == torch.arange(pieces)[:, None, None]
+    return F.avg_pool2d(which.float(), 2)
+
+
+def codec_loss(
+    network: ViewPiecesNetwork,
+    frames: np.ndarray,
+    labels: np.ndarray,
+    middles: np.ndarray,
+    turns: np.ndarray,
+) -> Tensor:
+    """Of masks, by pixel and by overlap, and of the middles and turns that are read from them.
+
+    Args:
+        network: the networks.
+        frames: uint8 [B, H, W, 3], one view each.
+        labels: int8 [B, 2 H, 2 W].
+        middles: float32 [B, K, 2] px, NaN where there are none.
+        turns: float32 [B, K, 2], likewise.
+    """
+    target = masks_of(labels, len(network.config.pieces))
+    pictures = to_signal(frames).contiguous(memory_format=torch.channels_last)
+    with torch.autocast('cpu', torch.bfloat16):
+        logits, votes = network.codec(pictures, 'view')
+    plain = F.binary_cross_entropy_with_logits(logits, target, reduction='none')
+    near = F.max_pool2d(target, 5, 1, 2)
+    pixels = (plain * (0.05 + near)).mean()
+    found = logits.sigmoid()
+    both = (found * target).sum((2, 3))
+    dice = 1 - (2 * both + 1) / (found.square().sum((2, 3)) + target.square().sum((2, 3)) + 1)
+    at, way = count_votes(target, votes)
+    true, turn = torch.from_numpy(middles), torch.from_numpy(turns)
+    seen = target.sum((2, 3)) > SEEN
+    here, turned = (seen & ~true.isnan().any(-1)).float(), (seen & ~turn.isnan().any(-1)).float()
+    apart = F.smooth_l1_loss(at, true.nan_to_num(), reduction='none', beta=0.5).sum(-1).clamp(max=9)
+    wrong = (way - turn.nan_to_num()).square().sum(-1)
+    known = seen.float()
+    return (
+        10 * pixels + (dice * known).sum() / known.sum()
+        + 0.3 * (apart * here).sum() / here.sum().clamp_min(1)
+        + 0.5 * (wrong * turned).sum() / turned.sum().clamp_min(1)
+    )  # fmt: skip
+
+
+def main_train(
+    config: ViewPiecesTraining, command: str, *, resume: bool = True
+) -> CheckpointInfo:
+    """What `vera train planner` does once tracks and pictures are there.
+
+    Args:
+        config: the run; `config.out` receives states, curves and checkpoint.
+        command: the command line, kept in the checkpoint.
+        resume: continue a run that was cut short in the same folder.
+    """
+    trainer = ViewPiecesTrainer(config)
+    if resume:
+        trainer.resume()
+    trainer.run()
+    plot_curves(trainer.curves, Path(config.out) / 'curve.png')
+    return trainer.export(command)
+
+
+def plot_curves(curves: dict[str, list[dict[str, float]]], file: Path) -> None:
+    """The learning curves: places that the codec finds, and those of the imagined hand."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout='constrained')
+    for ax, part in zip(axes, PARTS, strict=True):
+        rows = curves[part]
+        keys = [k for k in (rows[-1] if rows else ()) if 'px' in k]
+        for key in keys:
+            style = '--' if key.endswith('wrong') else '-'
+            ax.plot([r[f'{part}_step'] for r in rows], [r[key] for r in rows], style, label=key)
+        ax.set(xlabel=f'step of the {part}', ylabel='px', yscale='log')
+        if rows:
+            ax.legend(frameon=False, fontsize=7)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
