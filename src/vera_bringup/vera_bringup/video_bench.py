@@ -218,22 +218,22 @@ def draw(found: dict[str, Any], period: float, path: Path) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6))
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.0))
     seconds = period * np.arange(1, found['frames'] + 1)
     colours = {'dream': '#2a6fdb', 'still': '0.6', 'following': '#2b7a78', 'done': '#d98324'}
     curves = [(axes[0], name, found[name]['psnr'], WORDS[name]) for name in PAIRS]
-    curves.append((axes[1], 'following', found['following']['unrealised'], ''))
+    curves.append((axes[1], 'following', found['following']['unrealised'], '_'))
     for axis, name, rows, label in curves:
         axis.plot(seconds, rows['mean'], color=colours[name], label=label)
         axis.fill_between(seconds, rows['low'], rows['high'], color=colours[name], alpha=0.15)
     axes[0].set_ylabel('PSNR [dB]')
-    axes[0].legend(fontsize=7, frameon=False)
-    axes[1].set_ylabel('share of the dreamt change that did not come true')
+    axes[1].set_ylabel('unrealised share of the dream')
     axes[1].set_ylim(0, None)
     for axis in axes:
         axis.set_xlabel('horizon [s]')
         for side in ('top', 'right'):
             axis.spines[side].set_visible(False)
-    figure.tight_layout()
+    figure.legend(loc='lower center', ncols=2, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.13, 1, 1))
     figure.savefig(path, dpi=120)
     plt.close(figure)
