@@ -15,6 +15,9 @@ PROGRAMS = (
     'vera', 'make', 'ros2', 'python', 'python3', 'pip', 'torchrun', 'accelerate', 'hf', 'docker',
     'rviz2', 'uvx', 'sudo', 'colcon', 'rosdep',
 )  # fmt: skip
+#: Of the shell: a command follows; none follows.
+KEYWORDS = frozenset(('do', 'then', 'else', 'if', 'while', 'until', '!', 'time'))
+LOOPS = frozenset(('for', 'done', 'fi', 'case', 'esac', 'set', 'break'))
 OPERATORS = frozenset(('&&', '||', ';', '|', '&', '(', ')', ';;'))
 _SHELL = ('sh', 'bash', 'console')
 _HEREDOC = re.compile(r"<<-?\s*['\"]?(\w+)")
@@ -120,7 +123,9 @@ def parse_line(line: str) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
         given = [w for w in words if re.match(r'^[A-Z_]+=', w)] if words else []
         rest = words[len(given) :] if words[: len(given)] == given else words
         words = []
-        if rest:
+        while rest and rest[0] in KEYWORDS:
+            rest = rest[1:]
+        if rest and rest[0] not in LOOPS:
             rest[0] = re.sub(r'^(\./)?\.venv/bin/', '', rest[0])
             yield tuple(given), tuple(w for w in rest if w not in ('...', '$'))
 
