@@ -355,7 +355,7 @@ def draw(
     from matplotlib import pyplot as plt
 
     known = {variant.name: variant for variant in variants}
-    figure, axes = plt.subplots(figsize=(6.4, 5.6))
+    figure, axes = plt.subplots(figsize=(7.2, 6.0))
     axes.plot([0, 1], [0, 1], color='0.8', linewidth=1, zorder=0)
     names: dict[tuple[float, float], list[str]] = {}
     for row in table(rows):
@@ -371,7 +371,8 @@ def draw(
         )
         names.setdefault((row['dream'], row['real']), []).append(row['variant'])
     for place, same in names.items():
-        left = place[0] > 0.6
+        # Not into the name of a neighbour on the right.
+        left = any(0 < x - place[0] < 0.25 and abs(y - place[1]) < 0.05 for x, y in names)
         axes.annotate(
             '\n'.join(same), place, xytext=(-7 if left else 7, -5), va='top',
             ha='right' if left else 'left', textcoords='offset points', fontsize=8, color='0.25',
