@@ -119,7 +119,7 @@ def test_a_goal_is_typed_and_reached_and_stop_holds_the_robot(graph, tmp_path):
         driver.find_element('css selector', '[data-overlay=flow]').click()
         wait_until(lambda: page.colours('imagined') != plain, PATIENCE, 'the flow')
         wait_until(lambda: page.text('residual-now') != '', PATIENCE, 'the residual')
-        wait_until(lambda: 'planning' in page.text('latency-now'), PATIENCE, 'latencies')
+        wait_until(lambda: 'translate' in page.text('latency-now'), PATIENCE, 'latencies')
 
         # Stop in motion: the robot holds, and says why.
         page.send_goal(prompts[1])

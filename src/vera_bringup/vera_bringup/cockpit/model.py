@@ -29,8 +29,8 @@ SECONDS = 120.0  # of the curves
 CURVES = {
     'residual': ('residual', ''),
     'plan_age': ('plan age', 's'),
-    'planning': ('planning', 's'),
-    'translating': ('translating', 's'),
+    'planning': ('plan', 's'),
+    'translating': ('translate', 's'),
 }
 
 

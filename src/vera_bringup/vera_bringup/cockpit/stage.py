@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Colour = tuple[int, int, int]
 # Of links whose URDF names no colour, from the base to the tip.
-LINKS: tuple[Colour, ...] = ((125, 92, 190), (48, 150, 160), (205, 128, 74), (90, 130, 220))
+LINKS: tuple[Colour, ...] = ((84, 58, 138), (28, 108, 116), (158, 90, 46), (52, 84, 160))
 PATH, BOUNDS, CAMERA = (80, 190, 255), (110, 125, 150), (255, 190, 90)
 GRID, GRID_BOLD = (44, 52, 68), (62, 72, 92)
 STILL = 1e-4  # m or of a rotation matrix: what moves less is not sent

@@ -415,7 +415,7 @@ function plot(canvas, output, curves, unit) {
   output.replaceChildren(...curves.flatMap((curve, i) => {
     const value = drawn[i].at(-1)?.[1];
     if (value === undefined) return [];
-    const text = `${curves.length > 1 ? `${curve} ` : ''}${number(value)}${unit} `;
+    const text = `${curves.length > 1 ? `${hello?.curves[curve][0] ?? curve} ` : ''}${number(value)}${unit} `;
     return [Object.assign(document.createElement('span'), { textContent: text, style: `color:${COLOURS[curve]}` })];
   }));
 }
