@@ -31,6 +31,7 @@ from vera_sim.panda_model import (
 )
 from vera_sim.panda_scene import SETS, Scene, feasible
 from vera_sim.panda_tasks import (
+    BASIC,
     HELD_OUT,
     TASKS,
     TRAINING,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]
 
+# Of which tasks an episode may be, by name.
+SOME = {'any': TASKS, 'basic': BASIC, **{task: (task,) for task in TASKS}}
 ANY = 'any'
 FRAME = 0.2  # s, period of the contract's video: of one step of the expert
 TICK = 0.01  # s, period of set-points within it
@@ -72,7 +75,8 @@ class PandaEnv:
 
     Args:
         size: side of each picture, pixels.
-        task: which task an episode is about, see panda_tasks.TASKS; 'any': one of them at random.
+        task: which task an episode is about, see panda_tasks.TASKS; 'any': one of them at random;
+            'basic': one of panda_tasks.BASIC.
         colours: of the cubes: 'training', 'held_out' or 'all'.
         jitter: how much cameras, light and colours vary, 1 as in training; 0 is the calibration.
         renderer: 'painter', our own, needs nothing; 'gl' is MuJoCo's through EGL or OSMesa;
@@ -101,8 +105,8 @@ class PandaEnv:
         renderer: str = 'painter',
         samples: int = 2,
     ) -> None:
-        if task not in (ANY, *TASKS):
-            raise ValueError(f'no task {task!r}; there are {ANY}, {", ".join(TASKS)}')
+        if task not in SOME:
+            raise ValueError(f'no task {task!r}; there are {", ".join(SOME)}')
         if colours not in SETS:
             raise ValueError(f'no set of colours {colours!r}; there are {", ".join(SETS)}')
         if not 0 <= jitter <= 3:
@@ -110,7 +114,7 @@ class PandaEnv:
         if renderer not in ('auto', 'painter', 'gl'):
             raise ValueError(f'no renderer {renderer!r}; there are auto, painter, gl')
         self.size = size
-        self.tasks = TASKS if task == ANY else (task,)
+        self.tasks = SOME[task]
         self._colours, self._jitter = colours, jitter
         self._mj = mujoco()
         made = load_model()

@@ -21,6 +21,8 @@ from vera_sim.panda_model import (
 )
 
 TASKS = ('touch', 'push', 'press', 'lift', 'stack', 'bowl')
+# Those that the planner that ships has learned.
+BASIC = ('touch', 'push', 'press', 'lift')
 # Those of training, and two that training never saw.
 COLOURS: dict[str, tuple[float, float, float]] = {
     'red': (214, 40, 40),
@@ -291,6 +293,7 @@ def gap(point: Float, cube: Float) -> float:
 
 
 __all__ = [
+    'BASIC',
     'COLOURS',
     'DIRECTIONS',
     'HELD_OUT',
