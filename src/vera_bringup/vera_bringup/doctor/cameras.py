@@ -18,9 +18,9 @@ USB3 = 5000  # Mbit/s
 
 def devices(find: Callable[[], list[str]] | None = None) -> Finding:
     """The video devices of this machine, and whether they may be opened."""
-    if find is None:
-        from vera_drivers.cameras.opencv import known_devices as find
-    found = find()
+    from vera_drivers.cameras.opencv import known_devices
+
+    found = (find or known_devices)()
     closed = [path for path in found if not os.access(path, os.R_OK | os.W_OK)]
     return Finding(
         'video devices',
@@ -34,11 +34,10 @@ def devices(find: Callable[[], list[str]] | None = None) -> Finding:
 def realsense(connected: Callable[[], list[Any]] | None = None) -> Iterator[Finding]:
     """RealSense cameras that are connected, with what their driver warns of."""
     from vera_drivers.cameras.base import CameraError
+    from vera_drivers.cameras.realsense import connected_devices
 
-    if connected is None:
-        from vera_drivers.cameras.realsense import connected_devices as connected
     try:
-        found = connected()
+        found = (connected or connected_devices)()
     except CameraError as error:
         yield Finding('realsense', OK, str(error), 'only for RealSense cameras')
         return

@@ -16,9 +16,9 @@ WHY = 'the library of a real arm answers it 1000 times a second'
 
 def kernel(there: Callable[[], bool] | None = None, arm: bool = False) -> Finding:
     """Whether the kernel is a real-time one."""
-    if there is None:
-        from vera_controller.robots.franky import has_realtime_kernel as there
-    found = there()
+    from vera_controller.robots.franky import has_realtime_kernel
+
+    found = (there or has_realtime_kernel)()
     return Finding(
         'kernel',
         WARN if arm and not found else OK,
