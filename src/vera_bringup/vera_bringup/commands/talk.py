@@ -9,6 +9,7 @@ from typing import Any
 from vera_bringup.exits import CommandError, Exit
 from vera_bringup.graph import check_domain, check_namespace
 from vera_bringup.nodes.client import VeraClient, constant_name
+from vera_bringup.prompts import PromptError, check_prompt
 from vera_msgs.msg import ControllerStatus, GoalStatus
 
 
@@ -16,8 +17,10 @@ def goal(
     prompt: str, wait: bool, timeout: float, as_json: bool, domain: str | None, namespace: str
 ) -> None:
     """Send a goal and wait for its end."""
-    if not prompt.strip():
-        raise CommandError("the goal is empty; say what to do, e.g. 'touch the red disc'")
+    try:
+        prompt = check_prompt(prompt)
+    except PromptError as error:
+        raise CommandError(str(error)) from error
     with VeraClient(check_domain(domain), check_namespace(namespace)) as client:
         answer = client.set_goal(prompt)
         if not answer.accepted:

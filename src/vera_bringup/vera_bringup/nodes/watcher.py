@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image as ImageMsg
 
+from vera_bringup.executions import Executions
 from vera_bringup.nodes.client import VeraClient
 from vera_core.clocks import seconds_to_ns
 from vera_core.contract import Contract
@@ -49,7 +50,7 @@ class Watcher(VeraClient):
         self._camera = contract.cameras[0]
         self.plans: list[SeenPlan] = []
         self.chunk_latencies: list[float] = []
-        self._executed: dict[tuple[int, int], tuple[int, int]] = {}
+        self._executions = Executions()
         self._frames: deque[tuple[int, ImageMsg]] = deque(
             maxlen=int(CAMERA_SECONDS * self._camera.rate)
         )
@@ -64,20 +65,13 @@ class Watcher(VeraClient):
     def _remember(self, message: Any) -> None:
         super()._remember(message)
         if isinstance(message, ControllerStatus) and message.plan_seq:
-            now = stamp_from_msg(message)
-            key = message.goal_id, message.plan_seq
-            end, _ = self._executed.get(key, (now + seconds_to_ns(message.remaining), now))
-            self._executed[key] = end, now
+            self._executions.note(
+                message.goal_id, message.plan_seq, stamp_from_msg(message), message.remaining
+            )
 
     def execution(self, plan: SeenPlan) -> tuple[int, int]:
-        """When the controller began this plan, and for how long it followed it at least [ns].
-
-        A robot at rest begins a late plan when it arrives, not at its anchor.
-        """
-        end, last = self._executed.get((plan.goal_id, plan.plan_seq), (0, 0))
-        # In servo mode chunks are short, and end long before the plan does.
-        first = max(plan.anchor_stamp, end - plan.duration)
-        return first, max(0, last - first)
+        """See Executions.of."""
+        return self._executions.of(plan.goal_id, plan.plan_seq, plan.anchor_stamp, plan.duration)
 
     def _on_image(self, message: ImageMsg) -> None:
         self._frames.append((stamp_from_msg(message), message))
