@@ -115,13 +115,11 @@ class Session:
 
     def hear_verdict(self, goal_id: int, plan_seq: int, accepted: bool, reason: str) -> None:
         """Whether a plan may be executed; it may come before the plan itself does."""
-        verdict = {
-            'type': 'verdict', 'plan': f'{goal_id}-{plan_seq}', 'accepted': accepted,
-            'reason': reason,
-        }  # fmt: skip
+        plan = f'{goal_id}-{plan_seq}'
+        verdict = {'type': 'verdict', 'plan': plan, 'accepted': accepted, 'reason': reason}
         with self._lock:
-            self._verdicts[verdict['plan']] = verdict
-        self._post(f'verdict {verdict["plan"]}', verdict)
+            self._verdicts[plan] = verdict
+        self._post(f'verdict {plan}', verdict)
 
     def hear_chunk(self, chunk: ActionChunk, q: NDArray[np.float64] | None) -> None:
         """Actions, and the joint positions at their anchor where they are known.
