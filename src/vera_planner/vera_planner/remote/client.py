@@ -16,7 +16,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -298,7 +298,8 @@ class RemotePlanner:
             ping_timeout=pong,
             proxy=None,
         )
-        return opened.__enter__()  # the one way in that all versions of websockets have
+        # The one way in that all versions of websockets have.
+        return cast('ClientConnection', opened.__enter__())
 
     def _ask(self, request: dict[str, Any], deadline: float) -> Any:
         connection = self._connection
