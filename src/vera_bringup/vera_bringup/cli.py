@@ -534,7 +534,7 @@ def train_idm(
 @train.command('planner')
 def train_planner(
     embodiments: Annotated[
-        list[str], typer.Argument(help='one planner for all of these: finger, pusht')
+        list[str], typer.Argument(help='one planner for all of these: finger, pusht; or panda')
     ],
     out: Annotated[Path, typer.Option(help='folder for curve, state and checkpoint')] = Path(
         'runs/train_planner'
@@ -542,7 +542,9 @@ def train_planner(
     data: Annotated[
         Path, typer.Option(help='parent of the folders of clips or tracks; made where missing')
     ] = Path('data'),
-    clips: Annotated[int, typer.Option(help='clips of each expert to train on', min=1)] = 12000,
+    clips: Annotated[
+        int, typer.Option(help='clips of each expert to train on; 0: 12000, Panda 2100', min=0)
+    ] = 0,
     network: Annotated[
         str, typer.Option(help='pieces: imagines motions; unet, transformer: imagine pixels')
     ] = 'pieces',

@@ -14,6 +14,7 @@ from typing import Any
 from vera_bringup.exits import CommandError
 
 HELD_OUT_CLIPS = 250
+CLIPS, PANDA_CLIPS = 12000, 2100
 # Held-out scenes come from seeds of their own, whatever the training's seed is.
 HELD_OUT_SEED = 1_000_003
 
@@ -62,9 +63,11 @@ def planner(
     _show_progress()
     if kind == 'pieces' and 'panda' in embodiments:
         _view_pieces(
-            embodiments, as_json, out, data, clips, steps, name, seed, threads, resume
+            embodiments, as_json, out, data, clips or PANDA_CLIPS, steps, name, seed, threads,
+            resume,
         )
         return
+    clips = clips or CLIPS
     if kind == 'pieces':
         _pieces(
             embodiments, as_json, out, data, clips, steps, shares, name, seed, threads, resume
