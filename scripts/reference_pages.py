@@ -147,7 +147,8 @@ def command_text(path: str, command: Any, level: int) -> list[str]:
     )  # fmt: skip
     out.append(f'```text\n{usage}\n```\n')
     words = re.sub(r'(?<!\n)\n(?!\n)', ' ', textwrap.dedent(command.help or '').strip())
-    out.append(words.replace('<', '&lt;') + '\n')
+    linked = re.sub(r'\bdocs/([\w/-]+)\.md', r'[\1](../\1.md)', words)
+    out.append(linked.replace('<', '&lt;') + '\n')
     rows = [
         [code(a.name.upper()), option_default(a), cell((a.help or '') + option_range(a))]
         for a in arguments

@@ -127,7 +127,9 @@ def parse_line(line: str) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
             rest = rest[1:]
         if rest and rest[0] not in LOOPS:
             rest[0] = re.sub(r'^(\./)?\.venv/bin/', '', rest[0])
-            yield tuple(given), tuple(w for w in rest if w not in ('...', '$'))
+            # [--option] may be left out, as people write.
+            plain = (re.sub(r'^\[(-.*)\]$', r'\1', w) for w in rest)
+            yield tuple(given), tuple(w for w in plain if w not in ('...', '$'))
 
 
 def commands_of(page: Path) -> Iterator[Command]:
