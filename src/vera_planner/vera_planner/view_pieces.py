@@ -19,6 +19,7 @@ from vera_planner.view_pieces_network import ViewPiecesConfig, ViewPiecesNetwork
 from vera_planner.view_pieces_training import RIM
 
 STEPS = 8
+_TRACE = 0.1  # of a mask: fainter is nothing
 _STILL = 0.05  # px: a piece that moves no further in the whole plan is left as it is in the picture
 
 
@@ -190,6 +191,9 @@ class ViewPiecesPlanner:
         """Frames [M, 3, H, W] of the canvas, from the motions [M, numbers] since the anchor."""
         c = self.network.config
         ground = numbers[:, -PLANE:]
+        # A trace of a piece that is not there would take what lies under it away.
+        masks = ((now.masks - _TRACE) / (1 - _TRACE)).clamp_min(0)
+        here = (masks.sum((2, 3)) >= 3) & (masks.amax((2, 3)) >= 0.5)
         out, begin = [], 0
         for v, name in enumerate(c.views):
             moves = torch.tensor(c.moves(v))
@@ -201,7 +205,7 @@ class ViewPiecesPlanner:
                 loose = [i for i, k in enumerate(c.moves(v)) if c.pieces[k] not in c.tool]
                 at = now.middles[v, moves[loose]].expand(len(motion), -1, -1)
                 motion[:, loose] += plane_affine(ground, at, self._size)
-            there = now.masks[v, moves].sum((1, 2)) >= 3
+            there = here[v, moves]
             # What rides with the camera stays in place, while the ground goes.
             if moving:
                 hand = torch.tensor([c.pieces.index('hand')])
@@ -214,7 +218,7 @@ class ViewPiecesPlanner:
             shown = moves[there][order]
             out.append(
                 compose_view(
-                    views[v], now.masks[v, shown], now.middles[v, shown],
+                    views[v], masks[v, shown], now.middles[v, shown],
                     motion[:, there][:, order], ground if moving else None,
                 )
             )
