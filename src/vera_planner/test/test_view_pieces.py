@@ -197,7 +197,7 @@ def test_training_learns_and_resumes(trained, folder):
     curve = json.loads((out / 'curve_motion.json').read_text())
     # That it obeys is tested with the weights that ship: test_panda_planner.py.
     assert curve[-1]['px4_anywhere'] < 0.8
-    assert json.loads((out / 'curve_codec.json').read_text())[-1]['px'] < 7  # of 32; guessing the middle: 11
+    assert json.loads((out / 'curve_codec.json').read_text())[-1]['px'] < 7  # px; guessing: 11
     again = ViewPiecesTrainer(config(folder, out))
     again.resume()
     assert again.done == {'codec': 60, 'motion': 120}

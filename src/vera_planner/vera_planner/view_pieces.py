@@ -19,6 +19,9 @@ from vera_planner.view_pieces_network import ViewPiecesConfig, ViewPiecesNetwork
 from vera_planner.view_pieces_training import RIM
 
 STEPS = 8
+# Motions that are sampled; that in which the hand goes farthest is painted. Where the expert would
+# go on or rest, which cannot always be seen, some rest, and a plan that rests would rest for ever.
+CANDIDATES = 32
 _TRACE = 0.1  # of a mask: fainter is nothing
 _STILL = 0.05  # px: a piece that moves no further in the whole plan is left as it is in the picture
 
@@ -149,7 +152,10 @@ class ViewPiecesPlanner:
             now.middles[None], now.seen[None], now.turns[None], began.middles[None],
             began.seen[None], text, self._size,
         )
-        numbers = motion.sample(scene, self.steps, torch.Generator().manual_seed(seed))[0]
+        found = motion.sample(
+            scene.expand(CANDIDATES, -1), self.steps, torch.Generator().manual_seed(seed)
+        )
+        numbers = found[self._way(found).argmax()]
         frames = self.paint(views, now, numbers)
         if dark:
             frames = torch.cat(list(views), -1).expand_as(frames)
@@ -186,6 +192,13 @@ class ViewPiecesPlanner:
         turned = torch.tensor([name == 'hand' or name in c.kin for name in c.pieces])
         turns = turns * (seen[fixed].any(0) & turned)[:, None]
         return Sight(masks, middles, seen, turns)
+
+    def _way(self, numbers: Tensor) -> Tensor:
+        """How far the hand goes in the first view in motions [B, M, numbers], px, [B]."""
+        c = self.network.config
+        first = AFFINE * c.moves(0).index(c.pieces.index('hand'))
+        way: Tensor = numbers[..., first : first + 2].norm(dim=-1).sum(1)
+        return way
 
     def paint(self, views: Tensor, now: Sight, numbers: Tensor) -> Tensor:
         """Frames [M, 3, H, W] of the canvas, from the motions [M, numbers] since the anchor."""
