@@ -21,7 +21,7 @@ FRAMES = 38  # of a clip, the first one where the goal begins
 SHARD, SHOWN = 50, 100  # clips and pictures of a file
 LOOKS = 2  # cameras that see each clip
 BURST = (0.4, 0.06)  # chance that a disturbance begins: at the first frame, at another
-TASKS = panda_tasks.BASIC
+TASKS = ('touch', 'push', 'press', 'lift')
 _SHIFT, _TURN = 0.014, 0.06  # m, rad: spread of a disturbed move
 
 
