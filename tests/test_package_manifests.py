@@ -50,7 +50,7 @@ PIP_ONLY = {
 }
 # Packages that a user installs for one option; the code that needs one says so by name.
 OPTIONAL = {'accelerate', 'av', 'lpips', 'peft', 'ptlflow', 'pyarrow', 'tensorboard', 'torchao'}
-OPTIONAL |= {'torchmetrics', 'torchvision', 'vggt'}
+OPTIONAL |= {'cdfvd', 'ray', 'torchmetrics', 'torchvision', 'vggt'}
 # Robots: the library of whichever arm there is.
 OPTIONAL |= {'franky', 'panda_py'}
 # And of whichever camera.
