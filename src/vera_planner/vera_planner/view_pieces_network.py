@@ -68,8 +68,9 @@ class ViewPiecesConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ViewPiecesConfig:
         """The inverse of `to_dict`."""
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        plain.pop('kind', None)
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != 'kind'
+        }
         return cls(**plain)
 
     def place(self, names: tuple[str, ...]) -> list[int]:
