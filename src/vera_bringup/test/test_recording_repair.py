@@ -20,7 +20,7 @@ STORE = get_typestore(Stores.ROS2_JAZZY)
 STRING = 'std_msgs/msg/String'
 
 # Writes numbered messages at 1 kHz through the queue, as the recorder does, until it is killed.
-CHILD = '''
+CHILD = """
 import sys, time
 from pathlib import Path
 from vera_bringup.recording import Recording
@@ -37,7 +37,7 @@ for i in range(10**6):
     if i % 100 == 0:
         print(now, flush=True)
     time.sleep(0.001)
-'''
+"""
 
 
 def string(text: str) -> bytes:
