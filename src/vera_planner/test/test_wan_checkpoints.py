@@ -173,7 +173,7 @@ def test_a_folder_of_diffusers_opens_without_planner_json(tmp_path):
     build_vae(layout_small_vae(layout), seed=2).save_pretrained(folder / 'vae')
     parts = open_planner(str(folder), device='cpu', text=Words())
     assert parts.info.layout == layout
-    assert parts.denoiser(*inputs(layout)).shape == (2, 16, 3, 4, 6)
+    assert parts.denoiser(*inputs(layout)).shape == inputs(layout)[0].shape
 
 
 def layout_small_vae(layout: WanLayout) -> WanLayout:
