@@ -246,7 +246,7 @@ def test_it_publishes_nothing_goes_last_and_listens_to_pictures_only_while_someb
     with open_page(address):
         wait_until(lambda: graph.images.get_subscription_count() == 1)
     wait_until(lambda: graph.images.get_subscription_count() == 0)
-    assert graph.states.get_subscription_count() == 0
+    wait_until(lambda: graph.states.get_subscription_count() == 0)
 
 
 @pytest.mark.timeout(120)
