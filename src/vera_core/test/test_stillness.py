@@ -48,3 +48,17 @@ def test_a_clock_set_back_begins_anew():
             watch.add('b', picture(0), k * 50 * MS)
         assert watch.frozen(1500 * MS) is None
     assert watch.frozen(1300 * MS) == 'b'
+
+
+def test_a_rest_between_two_motions_freezes_nobody():
+    """The last change before a rest and the first one after it come to one camera before another."""
+    watch = FreezeWatch(('a', 'b'))
+    for name in 'ba':
+        watch.add(name, picture(0), 0)
+    watch.add('b', picture(1), 50 * MS)
+    watch.add('a', picture(1), 50 * MS)  # b has not shown this one yet, and never will
+    for k in range(2, 200):
+        for name in 'ab':
+            watch.add(name, picture(1), k * 50 * MS)
+    watch.add('a', picture(2), 200 * 50 * MS)
+    assert watch.frozen(3000 * MS) is None

@@ -8,6 +8,9 @@ import numpy as np
 
 from vera_core.seams import Image
 
+# Changes of a scene that are further apart than this [ns] are two motions with a rest between.
+PAUSE_NS = 1_000_000_000
+
 
 class StillWatch:
     """Tells since when a camera has shown the very same picture.
@@ -44,7 +47,8 @@ class FreezeWatch:
     """Tells which of several cameras misses what the others see.
 
     A scene at rest looks still to all of them, in a simulation to the last bit. A camera is frozen
-    if its picture stays the same while those of others go on changing.
+    if its picture stays the same while those of others go on changing without a pause: the end of
+    one motion and the beginning of the next, each seen by one camera first, say nothing.
 
     Args:
         names: of the cameras.
@@ -65,8 +69,10 @@ class FreezeWatch:
         for other in self._watches:
             if other != name:
                 first, last = self._missed[other] or (stamp, stamp)
-                # A clock that was set back begins the count anew.
-                self._missed[other] = (min(first, stamp), stamp) if stamp >= last else None
+                if stamp < last:  # the clock was set back: the count begins anew
+                    self._missed[other] = None
+                else:
+                    self._missed[other] = (stamp if stamp - last > PAUSE_NS else first, stamp)
 
     def frozen(self, after: int) -> str | None:
         """The first camera that has missed changes for longer than `after` ns, or None."""
