@@ -60,6 +60,8 @@ HOSTS = 'tests/test_two_hosts.py::'
 RUNS = (
     # Several machines.
     Rule(r'vera doctor --peers', test=HOSTS + 'test_the_doctor_sees_both_hosts_and_their_clocks'),
+    Rule(r'vera doctor$',
+         test='tests/test_doctor.py::test_every_line_says_why_and_each_warning_has_a_cure'),
     Rule(r'vera (up|goal|status) .*--(peers|discovery-server)',
          test=HOSTS + 'test_the_loop_holds_while_the_network_is_cut_and_goes_on_afterwards'),
     Rule(r'vera serve discovery',
