@@ -51,7 +51,7 @@ def test_a_clock_set_back_begins_anew():
 
 
 def test_a_rest_between_two_motions_freezes_nobody():
-    """The last change before a rest and the first one after it come to one camera before another."""
+    """The last change before a rest and the first after it come to one camera before another."""
     watch = FreezeWatch(('a', 'b'))
     for name in 'ba':
         watch.add(name, picture(0), 0)
