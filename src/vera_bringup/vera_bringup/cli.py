@@ -680,6 +680,32 @@ def bench_control(
     run(embodiment, seconds, planners, as_json, domain)
 
 
+@bench.command('cockpit')
+def bench_cockpit(
+    embodiment: Annotated[str, typer.Argument(help='whose simulated graph')] = 'finger',
+    planner: Planner = '',
+    viewer: Annotated[
+        str,
+        typer.Option(help='who looks: socket (a browser elsewhere), browser (Chromium), none'),
+    ] = 'socket',
+    seconds: Annotated[float, typer.Option(help='of each phase', min=5)] = 20.0,
+    pairs: Annotated[int, typer.Option(help='phases without and with it', min=1)] = 6,
+    picture: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='file to draw the jitter to'),
+    ] = None,
+    as_json: Json = False,
+    domain: Domain = None,
+    namespace: Namespace = 'vera',
+    runs: Runs = Path('runs'),
+) -> None:
+    """Rate and jitter of the set-points of a graph at work, with and without a cockpit beside."""
+    from vera_bringup.commands.bench_cockpit import run
+
+    options = GraphOptions(namespace, planner)
+    run(embodiment, options, viewer, seconds, pairs, picture, as_json, domain, runs)
+
+
 @bench.command('translate')
 def bench_translate(
     size: Annotated[int, typer.Option(help='side of the canvas, px', min=32)] = 128,

@@ -42,6 +42,18 @@ class ControlReport:
         return asdict(self)
 
 
+def gaps(stamps: NDArray[np.int64], period: float) -> NDArray[np.float64]:
+    """Times between the set-points of a motion, float64 [ticks] ms.
+
+    Args:
+        stamps: int [T] ns of the set-points. Between two motions there is silence; ten periods
+            without one are no jitter but a fault.
+        period: s of the set-points.
+    """
+    between = np.diff(stamps) / 1e6
+    return np.asarray(between[between < 10e3 * period])
+
+
 def report(
     stamps: NDArray[np.int64],
     positions: NDArray[np.float64],
@@ -63,9 +75,7 @@ def report(
     Raises:
         ValueError: too few set-points, or no stop, to say anything.
     """
-    gaps = np.diff(stamps) / 1e6
-    # Between two motions there is silence; ten periods without one are no jitter but a fault.
-    off = np.abs(gaps[gaps < 10e3 * period] - 1e3 * period)
+    off = np.abs(gaps(stamps, period) - 1e3 * period)
     still = []
     for taking in taken:
         after = np.flatnonzero(stamps >= taking)[1:]
@@ -101,4 +111,4 @@ def imagine_for_ever(threads: int | None = None) -> None:
         print(seed, flush=True)
 
 
-__all__ = ['JITTER_MS', 'STOP_MS', 'ControlReport', 'imagine_for_ever', 'report']
+__all__ = ['JITTER_MS', 'STOP_MS', 'ControlReport', 'gaps', 'imagine_for_ever', 'report']
