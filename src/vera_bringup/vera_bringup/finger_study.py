@@ -75,24 +75,28 @@ class FingerStudy:
     Attributes:
         joints: degrees of freedom of the first sweep, at `transitions`.
         sizes: transitions of the second sweep, at `joint` joints.
-        flows: estimators of both sweeps; each other than the first only where `also` says.
-        also: (joints, transitions) at which the other estimators are run too.
+        flows: estimators of both sweeps.
+        spot_flows: further estimators, run at the `spots` only.
+        spots: (joints, transitions) of `spot_flows`.
         models, seeds: trained in every cell.
         steps: of each training, the same for all; held_out: transitions to measure with.
-        long_steps: of trainings of the main cell that show what more of them would change; 0: none.
+        long_steps: of trainings that show what more steps would change; 0: none.
+        long_spots: (joints, transitions) of those, with `flows`.
     """
 
     joints: tuple[int, ...] = (1, 2, 3, 4, 5, 8, 10)
     sizes: tuple[int, ...] = (128, 256, 512, 1000, 2000, 4000, 8000)
     joint: int = 5
     transitions: int = 4000
-    flows: tuple[str, ...] = (ANALYTIC, 'dis', 'dis_lk')
-    also: tuple[tuple[int, int], ...] = ((2, 4000), (5, 4000), (10, 4000))
+    flows: tuple[str, ...] = (ANALYTIC, 'dis')
+    spot_flows: tuple[str, ...] = ('dis_lk',)
+    spots: tuple[tuple[int, int], ...] = ((2, 4000), (5, 4000), (10, 4000))
     models: tuple[str, ...] = MODELS
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 400
     held_out: int = 500
     long_steps: int = 1200
+    long_spots: tuple[tuple[int, int], ...] = ((5, 4000), (10, 4000))
 
     def __post_init__(self) -> None:
         for model in self.models:
@@ -113,24 +117,30 @@ class FingerStudy:
         order += [(point, seed) for seed in self.seeds for point in points]
         out: dict[str, Cell] = {}
         for (joints, n), seed in order:
-            first, *others = self.flows
-            for flow in [first, *(others if (joints, n) in self.also else [])]:
-                for model in self.models:
-                    seen = NO_FLOW if model == 'direct_pair' else flow
-                    cell = Cell(model, joints, n, seen, seed)
-                    out.setdefault(cell.name, cell)
-        for seed in self.seeds:
-            for flow in self.flows if self.long_steps else ():
-                for model in self.models:
-                    seen = NO_FLOW if model == 'direct_pair' else flow
-                    cell = Cell(model, *main, seen, seed, (('steps', self.long_steps),))
+            also = self.spot_flows if (joints, n) in self.spots else ()
+            for cell in self._of(joints, n, seed, (*self.flows, *also)):
+                out.setdefault(cell.name, cell)
+        recipe = (('steps', self.long_steps),)
+        for joints, n in self.long_spots if self.long_steps else ():
+            for seed in self.seeds:
+                for cell in self._of(joints, n, seed, self.flows, recipe):
                     out.setdefault(cell.name, cell)
         return list(out.values())
 
+    def _of(
+        self, joints: int, n: int, seed: int, flows: Sequence[str],
+        recipe: tuple[tuple[str, Any], ...] = (),
+    ) -> list[Cell]:
+        """Every model with every flow; `direct_pair` sees none."""
+        return [
+            Cell(m, joints, n, NO_FLOW if m == 'direct_pair' else flow, seed, recipe)
+            for flow in flows for m in self.models
+        ]
+
 
 QUICK = FingerStudy(
-    joints=(2, 5, 10), sizes=(500, 1000, 2000), transitions=2000, also=((5, 2000),), seeds=(0,),
-    flows=(ANALYTIC, 'dis_lk'), steps=150, held_out=300, long_steps=0,
+    joints=(2, 5, 10), sizes=(500, 1000, 2000), transitions=2000, seeds=(0,), flows=(ANALYTIC,),
+    spot_flows=('dis_lk',), spots=((5, 2000),), steps=150, held_out=300, long_steps=0,
 )
 
 
@@ -405,7 +415,8 @@ def plot(rows: Sequence[dict[str, Any]], study: FingerStudy, path: Path) -> None
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    flows = [f for f in study.flows if any(r['flow'] == f for r in rows)]
+    every = (*study.flows, *study.spot_flows)
+    flows = [f for f in every if any(r['flow'] == f for r in rows)]
     figure, axes = plt.subplots(
         len(flows), 2, figsize=(11, 4.2 * len(flows)), squeeze=False, layout='constrained'
     )

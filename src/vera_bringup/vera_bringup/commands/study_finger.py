@@ -37,7 +37,7 @@ def run(
         if sizes:
             changes['sizes'] = _numbers(sizes)
         if flows:
-            changes['flows'] = tuple(flows.split(','))
+            changes |= {'flows': tuple(flows.split(',')), 'spot_flows': ()}
         if models:
             changes['models'] = tuple(models.split(','))
         if seeds:
@@ -54,9 +54,9 @@ def run(
     picture = out / 'finger.png'
     study.plot(rows, options, picture)
     text = []
-    for flow in options.flows:
+    for flow in (*options.flows, *options.spot_flows):
         text.append(f'### {flow} flow, {options.steps} steps\n\n{study.markdown(rows, flow)}\n')
-        if options.long_steps:
+        if options.long_steps and flow in options.flows:
             table = study.markdown(rows, flow, {'steps': options.long_steps})
             text.append(f'### {flow} flow, {options.long_steps} steps\n\n{table}\n')
         for need in study.data_needed(rows, 'direct_flow', flow, options.joint):
