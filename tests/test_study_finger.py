@@ -33,16 +33,22 @@ def row(model: str, joints: int, n: int, mse: float, seed: int = 0, flow: str = 
 
 def test_cells_are_what_the_paper_sweeps() -> None:
     cells = FingerStudy().cells()
-    analytic = {(c.joints, c.n) for c in cells if c.model == 'jacobian' and c.flow == 'analytic'}
+    analytic, dis = (
+        {(c.joints, c.n) for c in cells if c.model == 'jacobian' and c.flow == flow}
+        for flow in ('analytic', 'dis')
+    )
     assert {j for j, n in analytic if n == 4000} == {1, 2, 3, 4, 5, 8, 10}
     assert {n for j, n in analytic if j == 5} == {128, 256, 512, 1000, 2000, 4000, 8000}
+    assert dis == analytic
     assert {c.seed for c in cells} == {0, 1, 2}
     # A pair of images has no flow: it is trained once, whatever the flows are.
     pairs = [c for c in cells if c.model == 'direct_pair']
     assert {c.flow for c in pairs} == {'none'}
     assert len([c for c in pairs if not c.recipe]) == 3 * len(analytic)
     assert len({c.name for c in cells}) == len(cells)
-    assert {c.joints for c in cells if c.flow == 'dis'} == {2, 5, 10}
+    assert {c.joints for c in cells if c.flow == 'dis_lk'} == {2, 5, 10}
+    long = {(c.model, c.joints, c.flow) for c in cells if dict(c.recipe).get('steps') == 1200}
+    assert len(long) == 2 * 5  # 5 and 10 joints: two models with two flows, one that sees none
 
 
 def test_spread_is_students_interval_of_the_logarithms() -> None:
