@@ -44,6 +44,15 @@ def test_files_of_two_contracts_do_not_mix(tmp_path):
         ShardFolder(tmp_path)
 
 
+def test_the_licence_is_that_of_every_file(tmp_path):
+    meta = {'contract': FIELDS, 'joints': []}
+    write_shard(tmp_path / 'a.mcap', transitions(4), meta)
+    assert ShardFolder(tmp_path).licence == 'not stated'
+    for name, licence in (('b', 'CC-BY-4.0'), ('c', 'Apache-2.0, generated'), ('d', 'CC-BY-4.0')):
+        write_shard(tmp_path / f'{name}.mcap', transitions(4), {**meta, 'licence': licence})
+    assert ShardFolder(tmp_path).licence == 'not stated and CC-BY-4.0 and Apache-2.0'
+
+
 def test_an_epoch_shows_everything_once_and_is_its_own_function(tmp_path):
     folder = ShardFolder(write_folder(tmp_path, 3, 20))
     store = TransitionStore(folder, AnalyticSource(2), 10, 7)

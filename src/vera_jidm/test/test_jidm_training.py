@@ -47,6 +47,7 @@ def test_learns_the_toy(folders, tmp_path):
     info = find_checkpoint('toy', [tmp_path], kind='idm')
     assert info.training['metrics']['mse_stacked'] == metrics['mse_stacked']
     assert info.training['seed'] == 0 and info.training['steps'] == 60
+    assert info.training['licence'] == 'not stated'  # as the toy's files
     again = evaluate(load_model(info), ShardFolder(folders[1]), 'analytic')
     assert again['mse_stacked'] == pytest.approx(metrics['mse_stacked'], rel=1e-6)
 

@@ -139,6 +139,12 @@ class ShardFolder:
         return tuple(boxes)
 
     @property
+    def licence(self) -> str:
+        """Of the data, as its files state it: weights learned from them can promise no more."""
+        stated = (file.meta.get('licence') or 'not stated' for file in self.files)
+        return ' and '.join(dict.fromkeys(text.removesuffix(', generated') for text in stated))
+
+    @property
     def action_scale(self) -> NDArray[np.float64]:
         """float64 [n], root mean square of the actions."""
         return self.statistics.action_scale('rms')

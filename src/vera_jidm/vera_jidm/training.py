@@ -345,7 +345,7 @@ def train(
             'seed': config.seed,
             'steps': config.steps,
             'data': {'transitions': len(folder), 'digest': folder.digest, **folder.meta},
-            'licence': 'Apache-2.0',
+            'licence': folder.licence,
             'recipe': asdict(config),
             'metrics': metrics,
         },
