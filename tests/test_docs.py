@@ -92,7 +92,6 @@ def test_your_own_robot_has_a_contract_that_loads():
     assert contract.safety is not None
 
 
-@pytest.mark.slow
 def test_the_site_builds_without_a_warning():
     script = ROOT / 'scripts' / 'build_docs.py'
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=290)
