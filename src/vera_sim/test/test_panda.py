@@ -290,6 +290,24 @@ def test_the_expert_does_it_in_98_of_100_episodes(task):
     assert reached >= 98
 
 
+@pytest.mark.parametrize('seed', [11, 25, 43])
+def test_who_pushes_rests_nowhere_and_keeps_off_the_table(seed):
+    """A planner that learns from an expert who waits somewhere waits there for ever."""
+    env = PandaEnv(task='push', size=24)
+    env.reset(seed)
+    goal = env.instruction(np.random.default_rng(seed)).target
+    tips = [env.tip()]
+    while not env.success(goal):
+        # The cube is there, but still moves: it is at rest a frame later.
+        there = env.distances()[env.objects.index(goal)] == 0
+        env.act(goal)
+        tips.append(env.tip())
+        assert there or np.linalg.norm(tips[-1] - tips[-2]) > 0.005
+        assert len(tips) < 60
+    assert min(tip[2] for tip in tips) > 0.01
+    assert abs(env.state()[0][7]) < 0.001
+
+
 def _by(x: float, y: float, z: float) -> np.ndarray:
     return np.array([x, y, z])
 

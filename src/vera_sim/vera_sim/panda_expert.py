@@ -95,27 +95,29 @@ def _press(goal: Goal, now: Situation) -> _Aim:
 
 
 def _push(goal: Goal, now: Situation) -> _Aim:
+    """Come down behind the cube and go on through it, nowhere at rest before the cube is there."""
     i = now.colours.index(goal.cube)
     cube, p = now.cubes[i, :3, 3], now.tool[1]
     along = DIRECTIONS[goal.other]
     aside = np.array([-along[1], along[0]])
-    low = CUBE_HALF + 0.001
     gone = (cube - now.starts[i])[:2] @ along
-    # Fingers beside each other across the way: a broader front, and the cube keeps its course.
-    yaw = _nearest_yaw(now.tool[0], np.arctan2(aside[1], aside[0]) + np.pi / 2, np.pi)
-    behind = (p - cube)[:2]
-    lag, off = -behind @ along, behind @ aside
-    if gone >= PUSHED + 0.012:
+    # Shut fingers are as broad as they are deep: the nearest quarter turn, made on the way.
+    yaw = _nearest_yaw(now.tool[0], float(np.arctan2(aside[1], aside[0])), np.pi / 2)
+    if gone >= PUSHED + 0.018:
         # Done: stay where the cube is left behind, and rest.
         return _Aim(p.copy(), yaw, SHUT)
-    turned = abs(_wrapped(yaw_of(now.tool[0]) - yaw)) < 0.12
-    if lag > 0.026 and abs(off) < 0.012 and p[2] < low + 0.012 and turned:
-        # Go along, and steer against the cube's drift from its line.
+    behind = (p - cube)[:2]
+    lag, off = -behind @ along, abs(behind @ aside)
+    low = CUBE_HALF + TIP  # the tips at the cube's middle: as far from the table as from its top
+    place = _funnel(now, np.array([*(cube[:2] - 0.07 * along), low]))
+    if lag > 0.02:
+        # The lower and the better aimed, the farther on: from coming down to pushing without a
+        # stop. Steer against the cube's drift from its line.
+        share = _share(off, 0.01, 0.025) * _share(p[2] - low, 0.006, 0.03)
         drift = (cube - now.starts[i])[:2] @ aside
-        target = cube[:2] + (0.05 if lag < 0.05 else 0.0) * along + 0.6 * drift * aside
-        return _Aim(np.array([*target, low]), yaw, SHUT)
-    start = cube[:2] - 0.062 * along
-    return _Aim(_funnel(now, np.array([*start, low]), ready=turned), yaw, SHUT)
+        ahead = np.array([*(cube[:2] + 0.05 * along + 0.6 * drift * aside), low])
+        place = place + share * (ahead - place)
+    return _Aim(place, yaw, SHUT)
 
 
 def _lift(goal: Goal, now: Situation) -> _Aim:
@@ -223,6 +225,11 @@ def _funnel(now: Situation, target: Float, *, ready: bool = True) -> Float:
         share = np.clip(1 - (place[2] - p[2]) / _HOVER, 0.0, 1.0)
         place[:2] = p[:2] + share * (place[:2] - p[:2])
     return place
+
+
+def _share(value: float, whole: float, none: float) -> float:
+    """1 up to `whole`, 0 from `none` on, in between in proportion."""
+    return float(np.clip((none - value) / (none - whole), 0.0, 1.0))
 
 
 def _slope(beside: float, aimed: float, height: float) -> float:
