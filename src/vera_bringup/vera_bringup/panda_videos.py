@@ -128,7 +128,7 @@ class _Maker:
 
     def clip(self, rng: np.random.Generator) -> list[dict[str, Any]]:
         """One episode as LOOKS sets of cameras see it."""
-        tasks = TASKS[int(rng.choice(4, p=(0.2, 0.35, 0.12, 0.33)))]
+        tasks = TASKS[int(rng.choice(4, p=(0.18, 0.4, 0.12, 0.3)))]
         goal = self._goal(rng, (tasks,))
         calm = rng.random() < 0.2
         frames, clean, left = [], [], 0

@@ -13,7 +13,7 @@ from vera_core.seams import VideoPlanner
 from vera_planner.compact import PlannerError
 from vera_planner.pieces_data import PiecesDataError
 from vera_planner.view_pieces import ViewPiecesPlanner
-from vera_planner.view_pieces_data import ScenesData, ScenesWriter
+from vera_planner.view_pieces_data import REST, ScenesData, ScenesWriter
 from vera_planner.view_pieces_motion import (
     REACH,
     affine_between,
@@ -179,6 +179,18 @@ def test_kin_change_places_with_their_words_and_unclean_futures_are_left_out(fol
     assert {data.sentences[i] for i in calm.sentence} == set(META['still'])
     unclean = np.flatnonzero(~data.clean[:, 1])
     assert not np.isin(data._clips[data._anchors == 0], unclean).any()
+
+
+def test_of_windows_that_show_nothing_but_rest_one_in_four_is_enough(folder, tmp_path):
+    rows, after = dict(np.load(folder / 'clips_0000.npz')), 40
+    for key in ('tracks', 'plane', 'turns', 'clean'):
+        last = np.ones_like(rows[key][:, -1:]) if key == 'clean' else rows[key][:, -1:]
+        rows[key] = np.concatenate([rows[key], np.repeat(last, after, axis=1)], axis=1)
+    ScenesWriter(tmp_path, META).write('clips_0000', rows)
+    before, data = ScenesData(folder, LOOK), ScenesData(tmp_path, LOOK)
+    rests = data._anchors >= FRAMES - 1
+    assert abs(rests.sum() - len(rows['clean']) * (after - LOOK + 1) / REST) <= 2
+    assert (~rests).sum() > len(before._anchors)
 
 
 def test_the_motions_of_what_lies_still_are_the_grounds(folder, tmp_path):
