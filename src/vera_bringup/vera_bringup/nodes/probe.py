@@ -8,7 +8,7 @@ import sys
 import time
 
 import rclpy
-from rclpy.node import Node
+from rclpy.node import Node, NodeNameNonExistentError
 
 # Offered only when the node has been set up; the others are known by their name.
 READY_SERVICES = {'planner': 'set_goal', 'controller': 'stop', 'sim': 'reset_sim'}
@@ -24,11 +24,16 @@ def nodes_in(node: Node, namespace: str) -> list[str]:
 def ready(node: Node, namespace: str, name: str) -> bool:
     """Whether a node is there and has what it only has once it works."""
     if name in READY_SERVICES:
-        offered = {service for service, _ in node.get_service_names_and_types()}
+        # Of this node: names of services that are known at all may be those of clients only.
+        try:
+            found = node.get_service_names_and_types_by_node(name, f'/{namespace}')
+        except NodeNameNonExistentError:
+            return False
+        offered = {service for service, _ in found}
         return f'/{namespace}/{READY_SERVICES[name]}' in offered
     if name in READY_SUBSCRIPTIONS:
-        found = node.get_subscriptions_info_by_topic(f'/{namespace}/{READY_SUBSCRIPTIONS[name]}')
-        return any(info.node_name == name for info in found)
+        topic = f'/{namespace}/{READY_SUBSCRIPTIONS[name]}'
+        return any(i.node_name == name for i in node.get_subscriptions_info_by_topic(topic))
     return name in nodes_in(node, namespace)
 
 
