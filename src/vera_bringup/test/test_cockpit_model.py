@@ -63,6 +63,17 @@ def test_goals_have_a_history_with_their_ends(model, clock):
     assert [goal['prompt'] for goal in model.goals()['goals']] == ['another']
 
 
+def test_a_goal_whose_end_was_not_heard_ends_with_the_next(model, clock):
+    model.hear_goal(Goal(1, 'touch the red disc', 1))
+    clock.now += 3.0
+    assert model.hear_goal(Goal(2, 'touch the blue disc', 1))
+    newest, first = model.goals()['goals']
+    assert newest['status'] == 'ACTIVE'
+    assert (first['status'], first['message'], first['seconds']) == (
+        'CANCELLED', 'replaced by goal 2', 3.0,
+    )  # fmt: skip
+
+
 def test_curves_keep_two_minutes_and_are_told_once(model, clock):
     model.point('residual', 0.25)
     model.point('residual', math.nan)

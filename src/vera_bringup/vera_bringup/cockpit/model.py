@@ -102,6 +102,13 @@ class Model:
         if not goal.goal_id:
             return False
         now = self._clock()
+        for number, other in self._goals.items():
+            # The last word on a goal may have been overwritten by that on the next.
+            if number < goal.goal_id and other['status'] == 'ACTIVE':
+                other.update(
+                    status='CANCELLED', message=f'replaced by goal {goal.goal_id}',
+                    seconds=round(now - other['begun'], 1),
+                )
         entry = self._goals.setdefault(goal.goal_id, {'begun': now, 'seconds': None})
         before = dict(entry)
         name = _name(GOALS, goal.status)

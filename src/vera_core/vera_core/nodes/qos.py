@@ -35,6 +35,8 @@ IMAGE = _profile(2, ReliabilityPolicy.BEST_EFFORT)
 IMAGE_RELIABLE = _profile(64, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 #: joint_states, live.
 STATE = _profile(5, ReliabilityPolicy.BEST_EFFORT)
+#: joint_states for who shows them now and then.
+NEWEST_STATE = _profile(1, ReliabilityPolicy.BEST_EFFORT)
 #: joint_states in lock-step: a lost one would stop the simulation for ever.
 STATE_RELIABLE = _profile(5, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 #: visual_plan.

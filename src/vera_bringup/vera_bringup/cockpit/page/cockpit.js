@@ -357,7 +357,11 @@ function play(now) {
 // Curves ----------------------------------------------------------------------------------------
 
 function hearPoints(told) {
-  told.forEach(([curve, t, value]) => (points[curve] ??= []).push([t, value]));
+  told.forEach(([curve, t, value]) => {
+    const line = (points[curve] ??= []);
+    // A page that opens is told all, and then once more what was new to those before it.
+    if (!line.length || t > line.at(-1)[0]) line.push([t, value]);
+  });
 }
 
 function plot(canvas, output, curves, unit) {
