@@ -139,6 +139,7 @@ RUNS = (
     Rule(r'vera bench transport', short='--seconds 1'),
     Rule(r'vera bench control',
          test='tests/test_control_bench.py::test_the_promise_is_kept_beside_a_planner'),
+    Rule(r'vera bench cockpit', short='--seconds 5 --pairs 1'),
     Rule(r'vera bench remote',
          test=BRINGUP + 'test_serve_planner.py::test_what_a_server_costs_is_measured'),
     Rule(r'vera bench video', short='--clips 2 --frames 4'),
