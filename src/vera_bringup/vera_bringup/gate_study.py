@@ -284,6 +284,8 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     for kind in (GOOD, *PLANTED):
         mine = [row for row in table if row.get('kind') == kind]
         last = mine[-1]
+        if not last['n']:
+            continue  # an embodiment without such plans
         named = ', '.join(f'`{name}` {count}' for name, count in last['signals'].items())
         cells = [share(*(100 * row[k] for k in ('stopped', 'low', 'high'))) for row in mine]
         what = f': {PLANTED[kind]}' if kind in PLANTED else ': of episodes that ended well'
@@ -295,7 +297,7 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     lines += ['', '| after execution | n | median unrealised | said not to have come true |',
               '|---|---|---|---|']
     for row in table:
-        if 'outcome' in row:
+        if 'outcome' in row and row['n']:
             middle = '' if row['median'] is None else f'{row["median"]:.2f}'
             told = share(*(100 * row[k] for k in ('said_not_true', 'low', 'high')))
             lines.append(f'| {row["outcome"]} | {row["n"]} | {middle} | {told} |')
@@ -314,10 +316,11 @@ def draw(found: Study, path: Path) -> None:
             max(scores(found.entry, s, WITNESSES + 1)[:2]) for s in found.samples if s.kind == kind
         ])
         for kind in (GOOD, *PLANTED)
+        if any(s.kind == kind for s in found.samples)
     }
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
     good = np.sort(worst[GOOD])
-    for i, kind in enumerate(PLANTED):
+    for i, kind in enumerate(kind for kind in worst if kind != GOOD):
         levels = np.sort(np.concatenate([good, worst[kind]]))[::-1]
         false = 1 - np.searchsorted(good, levels, 'left') / len(good)
         true = 1 - np.searchsorted(np.sort(worst[kind]), levels, 'left') / len(worst[kind])
