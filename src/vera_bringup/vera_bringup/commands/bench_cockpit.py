@@ -172,9 +172,11 @@ class _Client(VeraClient):
             self.reset_sim(task.seed)
             goal = self.set_goal(task.prompt).goal_id
             count += 1
-            self.until(
-                lambda goal=goal: self.goal_ended(goal) or time.monotonic() > end, GOAL_S
-            )
+
+            def over(goal: str = goal) -> bool:
+                return self.goal_ended(goal) or time.monotonic() > end
+
+            self.until(over, GOAL_S)
         return count
 
     def looked_at(self) -> bool:
