@@ -173,7 +173,7 @@ class _Client(VeraClient):
             goal = self.set_goal(task.prompt).goal_id
             count += 1
 
-            def over(goal: str = goal) -> bool:
+            def over(goal: int = goal) -> bool:
                 return self.goal_ended(goal) or time.monotonic() > end
 
             self.until(over, GOAL_S)
