@@ -20,7 +20,7 @@ from vera_planner.pieces_data import PiecesDataError
 Float = NDArray[np.float32]
 Ints = NDArray[np.int64]
 CLIP_KEYS = ('tracks', 'plane', 'turns', 'clean', 'asked')
-REST = 4
+REST = 4  # of so many windows that show nothing but rest, one is learned from
 PICTURE_KEYS = ('frames', 'labels', 'middles', 'turns')
 
 
@@ -116,7 +116,7 @@ class ScenesData:
         # Anchors whose whole future is the expert's own.
         ahead = np.lib.stride_tricks.sliding_window_view(self.clean[:, 1:], look_ahead, axis=1)
         clips, anchors = np.nonzero(ahead.all(-1))
-        # Once a goal is reached, a clip shows nothing but rest: one window in REST is enough.
+        # Rest: no piece's place in any view, in the tracks' own pixels, changes by half of one.
         now, then = self.tracks[clips, anchors], self.tracks[clips, anchors + look_ahead]
         rests = np.nanmax(np.abs(then - now)[..., :2], axis=(1, 2, 3)) < 0.5
         kept = ~rests | (np.arange(len(clips)) % REST == 0)
