@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from vera_core.checkpoint import find_checkpoint
@@ -214,6 +215,25 @@ def test_training_learns_and_resumes(trained, folder):
     again.resume()
     assert again.done == {'codec': 60, 'motion': 120}
     assert again.export('make toy').sha256 == info.sha256
+
+
+def test_a_run_that_was_cut_short_ends_as_one_that_was_not(trained, folder, tmp_path):
+    shorter = config(folder, tmp_path, validate_every=30)
+    trainer = ViewPiecesTrainer(shorter)
+    trainer.motion_step = lambda: 1 / 0  # after the codec, before anything of the motions is kept
+    with pytest.raises(ZeroDivisionError):
+        trainer.run()
+    trainer = ViewPiecesTrainer(shorter)
+    trainer.resume()
+    assert trainer.done == {'codec': 60, 'motion': 0}
+    step, left = trainer.motion_step, iter(range(40))
+    trainer.motion_step = lambda: next(left) + step()
+    with pytest.raises(StopIteration):
+        trainer.run()
+    resumed = main_train(shorter, 'make toy')
+    whole = trained[0]
+    kept, found = (safetensors.numpy.load_file(i.path) for i in (whole, resumed))
+    assert all(np.array_equal(kept[key], found[key]) for key in kept)
 
 
 @pytest.fixture(scope='module')

@@ -54,16 +54,16 @@ class ViewPiecesTraining:
     out: Path
     name: str = 'pieces_panda'
     parts: tuple[str, ...] = PARTS
-    codec_steps: int = 1400
+    codec_steps: int = 4000
     codec_batch: int = 12
     codec_lr: float = 2e-3
-    steps: int = 3200
+    steps: int = 4000
     batch: int = 192
     draws: int = 2
     lr: float = 1e-3
     warmup: int = 200
     ema: float = 0.998
-    jitter: tuple[float, float] = (0.5, 0.3)
+    jitter: tuple[float, float] = (0.9, 0.3)
     hidden_pieces: float = 0.06
     blur: float = 0.4
     seed: int = 0
@@ -94,8 +94,9 @@ class ViewPiecesTrainer:
         )  # fmt: skip
         self.network = ViewPiecesNetwork(self.shape)
         self.network.codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.rng = np.random.default_rng(c.seed)
-        self.generator = torch.Generator().manual_seed(c.seed)
+        # Of each part its own, so that it is the same whatever was trained before it.
+        self.rngs = {part: np.random.default_rng([c.seed, n]) for n, part in enumerate(PARTS)}
+        self.generators = {part: torch.Generator().manual_seed(c.seed) for part in PARTS}
         self.pictures, self.shown = ScenePictures(c.data), ScenePictures(c.held_out)
         self.size: tuple[int, int] = self.pictures.frames.shape[2:4]
         self.network.codec.least('view').fill_(0.8 * SEEN)
@@ -154,8 +155,9 @@ class ViewPiecesTrainer:
         """One optimiser step of the codec; its loss."""
         c, p = self.config, self.pictures
         views = len(self.shape.views)
-        n = self.rng.integers(len(p), size=c.codec_batch)
-        v = self.rng.integers(views, size=c.codec_batch)
+        rng = self.rngs['codec']
+        n = rng.integers(len(p), size=c.codec_batch)
+        v = rng.integers(views, size=c.codec_batch)
         loss = codec_loss(
             self.network, p.frames[n, v], p.labels[n, v], p.middles[n, v], p.turns[n]
         )
@@ -165,21 +167,22 @@ class ViewPiecesTrainer:
     def motion_step(self) -> float:
         """One optimiser step of the planner of motions; its loss."""
         c, motion = self.config, self.network.motion
-        w = self.data.windows(self.rng, c.batch)
+        rng, generator = self.rngs['motion'], self.generators['motion']
+        w = self.data.windows(rng, c.batch)
         with torch.no_grad():
             target = (self._numbers(w).flatten(1) @ self.into).repeat(c.draws, 1)
         text = self.texts[torch.from_numpy(w.sentence)]
-        blur = torch.rand(c.batch, 1, generator=self.generator) * c.blur
-        noise = torch.randn(text.shape, generator=self.generator)
+        blur = torch.rand(c.batch, 1, generator=generator) * c.blur
+        noise = torch.randn(text.shape, generator=generator)
         text = text + blur * noise / motion.text_scale
-        scene_of = observed(w, self.size, self.generator, c.jitter, c.hidden_pieces)
+        scene_of = observed(w, self.size, generator, c.jitter, c.hidden_pieces)
         with torch.autocast('cpu', torch.bfloat16):
             scene = motion.encode(*scene_of, text, self.size).repeat(c.draws, 1)
-        level = torch.rand(len(target), generator=self.generator)
-        pure = torch.rand(len(target), generator=self.generator) < 0.3
+        level = torch.rand(len(target), generator=generator)
+        pure = torch.rand(len(target), generator=generator) < 0.3
         level = torch.where(pure, 1 - 0.05 * level, level).clamp_min(0.01)
         t = level[:, None]
-        noise = torch.randn(target.shape, generator=self.generator)
+        noise = torch.randn(target.shape, generator=generator)
         with torch.autocast('cpu', torch.bfloat16):
             clean = motion.denoise((1 - t) * target + t * noise, level, scene).float()
         error = F.smooth_l1_loss(clean, target, reduction='none', beta=0.5) * self.weight
@@ -305,8 +308,8 @@ class ViewPiecesTrainer:
             'optimiser': self.optimisers[part].state_dict(),
             'done': self.done[part],
             'cpu_seconds': self.cpu_seconds[part],
-            'generator': self.generator.get_state(),
-            'rng': json.dumps(self.rng.bit_generator.state),
+            'generator': self.generators[part].get_state(),
+            'rng': json.dumps(self.rngs[part].bit_generator.state),
             'curve': self.curves[part],
         }
         file = out / f'{part}.part'
@@ -330,11 +333,8 @@ class ViewPiecesTrainer:
             self.curves[part] = state['curve']
             if part == 'motion' and 'motion' in self.config.parts:
                 self._coordinates()
-            if self.done[part] < getattr(
-                self.config, 'codec_steps' if part == 'codec' else 'steps'
-            ):
-                self.generator.set_state(state['generator'])
-                self.rng.bit_generator.state = json.loads(state['rng'])
+            self.generators[part].set_state(state['generator'])
+            self.rngs[part].bit_generator.state = json.loads(state['rng'])
 
     def export(self, command: str) -> CheckpointInfo:
         """Write the averaged weights (float16) as a checkpoint."""

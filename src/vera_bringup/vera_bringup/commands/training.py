@@ -14,7 +14,7 @@ from typing import Any
 from vera_bringup.exits import CommandError
 
 HELD_OUT_CLIPS = 250
-CLIPS, PANDA_CLIPS = 12000, 2100
+CLIPS, PANDA_CLIPS, PANDA_PICTURES = 12000, 2100, 4000
 # Held-out scenes come from seeds of their own, whatever the training's seed is.
 HELD_OUT_SEED = 1_000_003
 
@@ -187,7 +187,7 @@ def _view_pieces(
         contract = load_contract(embodiments[0])
         folder = data / f'{contract.embodiment}_scenes_s{seed}'
         write_scenes(contract, folder / 'held_out', 100, 200, seed + HELD_OUT_SEED)
-        write_scenes(contract, folder / 'train', clips, 1600, seed)
+        write_scenes(contract, folder / 'train', clips, PANDA_PICTURES, seed)
         from vera_planner.view_pieces_training import ViewPiecesTraining, main_train
 
         config = ViewPiecesTraining(
