@@ -10,6 +10,7 @@ from vera_core.checkpoint import find_checkpoint
 from vera_core.gates import PlanRejectedError
 from vera_core.seams import VideoPlanner
 from vera_planner.compact import PlannerError
+from vera_planner.parts_training import PARTS
 from vera_planner.pieces import PiecesPlanner
 from vera_planner.pieces_data import PiecesData, PiecesDataError, PiecesWriter
 from vera_planner.pieces_network import PiecesConfig, PiecesNetwork, compose, fill, read_poses
@@ -215,9 +216,11 @@ def test_a_run_cut_in_two_equals_a_run_in_one(folder, tmp_path):
         first.codec_step()
     for _ in range(2):
         first.motion_step()
-    first.save()
+    for part in PARTS:
+        first.save(part)
     second = PiecesTrainer(replace(cut))
-    assert second.resume()
+    second.resume()
+    assert second.done == {'codec': 3, 'motion': 2}
     second.run()
     for a, b in zip(whole.network.parameters(), second.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)

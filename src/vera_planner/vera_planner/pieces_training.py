@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import json
-import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  torch's own convention
-from tqdm import tqdm
 
-from vera_core.checkpoint import CheckpointInfo, write_checkpoint
+from vera_core.checkpoint import CheckpointInfo
 from vera_planner.compact import to_signal
+from vera_planner.parts_training import PartsTrainer, mask_loss, noise_levels
 from vera_planner.pieces_data import PiecesData
 from vera_planner.pieces_network import PiecesConfig, PiecesNetwork, count_votes, read_poses
 from vera_planner.text import shared_encoder
-from vera_planner.training import LICENCE
 
 STILL = 1e-3  # px and rad: a piece whose pose never changes by more does not move
 
@@ -77,12 +72,11 @@ class PiecesTraining:
             raise ValueError(f'shares {self.shares}: each must be positive')
 
 
-class PiecesTrainer:
+class PiecesTrainer(PartsTrainer):
     """Holds all that an exact resume needs."""
 
     def __init__(self, config: PiecesTraining) -> None:
-        torch.set_num_threads(config.threads)
-        torch.manual_seed(config.seed)
+        super().__init__(config)
         self.config = c = config
         self.data = {
             name: PiecesData(folder, c.context, c.look_ahead) for name, folder in c.data.items()
@@ -103,21 +97,8 @@ class PiecesTrainer:
         self.network = PiecesNetwork(self.shape)
         self.network.codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._texts: dict[str, Tensor] = {}
-        self.rng = np.random.default_rng(config.seed)
-        self.generator = torch.Generator().manual_seed(config.seed)
         self._measure()
-        self.average = copy.deepcopy(self.network).requires_grad_(False)
-        self.optimisers = {
-            'codec': torch.optim.AdamW(
-                self.network.codec.parameters(), lr=c.codec_lr, betas=(0.9, 0.98), weight_decay=0.01
-            ),
-            'motion': torch.optim.AdamW(
-                self.network.motion.parameters(), lr=c.lr, betas=(0.9, 0.98), weight_decay=0.01
-            ),
-        }
-        self.done = {'codec': 0, 'motion': 0}
-        self.cpu_seconds = 0.0
-        self.curve: list[dict[str, float]] = []
+        self._own(self.network)
 
     @torch.no_grad()
     def _measure(self) -> None:
@@ -147,164 +128,66 @@ class PiecesTrainer:
         return torch.from_numpy(np.stack([self.encoder(s) for s in said]))
 
     def codec_step(self) -> float:
-        """One optimiser step of the codec; its loss."""
-        c = self.config
         names = list(self.data)
         name = names[self.done['codec'] % len(names)]
-        frames, masks, poses = self.data[name].pictures(self.rng, c.codec_batch)
+        frames, masks, poses = self.data[name].pictures(self.rngs['codec'], self.config.codec_batch)
         loss = codec_loss(self.network, name, frames, masks, poses)
-        self._update('codec', self.network.codec, loss, c.codec_steps, c.codec_lr)
+        self._update('codec', loss)
         return float(loss.detach())
 
     def motion_step(self) -> float:
-        """One optimiser step of the planner of motions; its loss."""
-        c = self.config
-        name = self._turn()
+        c, rng, generator = self.config, self.rngs['motion'], self.generators['motion']
+        name = self._turn(rng)
         data, motion = self.data[name], self.network.motion
-        windows = data.windows(self.rng, c.batch)
+        windows = data.windows(rng, c.batch)
         ends = motion.of(name)
         past = torch.from_numpy(windows.past)
         target = torch.from_numpy(windows.future)[:, :, ends.moving] - past[:, -1:, ends.moving]
         target = target / ends.scale
         there = ~torch.isnan(past[:, -1, :, 0])
-        amount = torch.rand(c.batch, 1, 1, 1, generator=self.generator)
-        noise = torch.randn(past.shape, generator=self.generator)
+        amount = torch.rand(c.batch, 1, 1, 1, generator=generator)
+        noise = torch.randn(past.shape, generator=generator)
         past = past + noise * amount * past.new_tensor([c.jitter[0]] * 2 + [c.jitter[1]])
         real = torch.from_numpy(windows.real)
-        drop = torch.rand(c.batch, generator=self.generator) < c.drop_history
+        drop = torch.rand(c.batch, generator=generator) < c.drop_history
         real = torch.where(drop, 1, real)
-        text = self._text(name, windows.groups, self.rng)
+        text = self._text(name, windows.groups, rng)
         canvas = _canvas(data)
         with torch.autocast('cpu', torch.bfloat16):
             scene = motion.encode(name, past, real, there, text, canvas).repeat(c.draws, 1)
         target = target.repeat(c.draws, 1, 1, 1)
-        level = torch.rand(len(target), generator=self.generator)
-        pure = torch.rand(len(target), generator=self.generator) < 0.3
-        level = torch.where(pure, 1 - 0.05 * level, level).clamp_min(0.01)
+        level = noise_levels(len(target), generator)
         t = level[:, None, None, None]
-        noise = torch.randn(target.shape, generator=self.generator)
+        noise = torch.randn(target.shape, generator=generator)
         with torch.autocast('cpu', torch.bfloat16):
             clean = motion.denoise(name, (1 - t) * target + t * noise, level, scene).float()
         # The first frames are executed, the last ones only tell where it leads.
         ahead = torch.linspace(1.0, 0.3, c.look_ahead)[:, None, None]
         error = F.smooth_l1_loss(clean, target, reduction='none', beta=1.0) * ahead
         loss = (error.mean((1, 2, 3)) / (level + 0.1)).mean()
-        self._update('motion', motion, loss, c.steps, c.lr)
+        self._update('motion', loss)
         return float(loss.detach())
 
-    def _turn(self) -> str:
+    def _turn(self, rng: np.random.Generator) -> str:
         """Whose windows this step is about."""
         names = list(self.data)
         shares = np.array(self.config.shares or [1.0] * len(names))
-        return names[int(self.rng.choice(len(names), p=shares / shares.sum()))]
+        return names[int(rng.choice(len(names), p=shares / shares.sum()))]
 
-    def _update(self, part: str, module: nn.Module, loss: Tensor, steps: int, lr: float) -> None:
-        c, step = self.config, self.done[part]
-        rise = min(1.0, (step + 1) / c.warmup)
-        rate = lr * rise * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, step / steps))))
-        optimiser = self.optimisers[part]
-        for group in optimiser.param_groups:
-            group['lr'] = rate
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimiser.step()
-        self.done[part] = step + 1
-        decay = min(c.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            mean = getattr(self.average, part).parameters()
-            for kept, now in zip(mean, module.parameters(), strict=True):
-                kept.lerp_(now, 1 - decay)
-
-    def run(self) -> None:
-        """Train both parts to the last step, validating and saving on the way."""
-        c = self.config
-        for part, steps, step in (
-            ('codec', c.codec_steps, self.codec_step),
-            ('motion', c.steps, self.motion_step),
-        ):
-            recent: list[float] = []
-            bar = tqdm(
-                total=steps, initial=self.done[part], desc=f'{c.name}: {part}', mininterval=5
-            )
-            started = time.process_time() - self.cpu_seconds
-            while self.done[part] < steps:
-                recent.append(step())
-                bar.update()
-                if self.done[part] % c.validate_every == 0 or self.done[part] == steps:
-                    self.cpu_seconds = time.process_time() - started
-                    row = {f'{part}_step': self.done[part], f'{part}_loss': float(np.mean(recent))}
-                    row['cpu_seconds'] = self.cpu_seconds
-                    for name, data in self.held_out.items():
-                        row |= validate(self.average, name, data, self.encoder, part)
-                    self.curve.append(row)
-                    recent.clear()
-                    bar.write(json.dumps({k: round(v, 3) for k, v in row.items()}))
-                    self.save()
-
-    def save(self) -> None:
-        """State for an exact resume, and the curve so far."""
-        out = Path(self.config.out)
-        out.mkdir(parents=True, exist_ok=True)
-        state = {
-            'network': self.network.state_dict(),
-            'average': self.average.state_dict(),
-            'optimisers': {k: v.state_dict() for k, v in self.optimisers.items()},
-            'done': self.done,
-            'cpu_seconds': self.cpu_seconds,
-            'generator': self.generator.get_state(),
-            'curve': self.curve,
-            'rng': json.dumps(self.rng.bit_generator.state),
-        }
-        part = out / 'state.part'
-        torch.save(state, part)
-        part.replace(out / 'state.pt')
-        (out / 'curve.json').write_text(json.dumps(self.curve, indent=1), encoding='utf-8')
-
-    def resume(self) -> bool:
-        """Continue from `out/state.pt` if it is there."""
-        file = Path(self.config.out) / 'state.pt'
-        if not file.is_file():
-            return False
-        state = torch.load(file, weights_only=True)
-        self.network.load_state_dict(state['network'])
-        self.average.load_state_dict(state['average'])
-        for part, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state['optimisers'][part])
-        self.generator.set_state(state['generator'])
-        self.rng.bit_generator.state = json.loads(state['rng'])
-        self.done, self.cpu_seconds = state['done'], state['cpu_seconds']
-        self.curve = state['curve']
-        return True
+    def validate(self, part: str) -> dict[str, float]:
+        out: dict[str, float] = {}
+        for name, data in self.held_out.items():
+            out |= validate(self.average, name, data, self.encoder, part)
+        return out
 
     def export(self, command: str) -> CheckpointInfo:
         """Write the averaged weights (float16) as a checkpoint."""
-        c = self.config
-        tensors = {
-            k: v.detach().to(torch.float16).numpy() for k, v in self.average.state_dict().items()
-        }
-        plain = json.loads(json.dumps(asdict(c), default=str))
-        metrics: dict[str, float] = {}
-        for row in self.curve:
-            metrics |= row
-        training = {
-            'command': command,
-            'seed': c.seed,
-            'steps': self.done,
-            'cpu_seconds': self.cpu_seconds,
-            'data': [d.meta['recipe'] | {'clips': len(d)} for d in self.data.values()],
-            'licence': LICENCE,
-            'options': {k: v for k, v in plain.items() if k not in ('data', 'held_out', 'out')},
-            'metrics': metrics,
-        }
-        return write_checkpoint(
-            Path(c.out) / f'{c.name}.safetensors',
-            tensors,
-            kind='planner',
+        return self._export(
+            command, data=[d.meta['recipe'] | {'clips': len(d)} for d in self.data.values()],
             config=self.shape.to_dict(),
             contract={'any_of': [data.meta['contract'] for data in self.data.values()]},
-            training=training,
-        )
+            options=asdict(self.config),
+        )  # fmt: skip
 
 
 def _canvas(data: PiecesData) -> tuple[int, int]:
@@ -340,19 +223,13 @@ def codec_loss(
     target = torch.from_numpy(masks).float() / 255
     there = torch.from_numpy(~np.isnan(poses[..., 0]))
     pose = torch.from_numpy(np.nan_to_num(poses))
-    plain = F.binary_cross_entropy_with_logits(logits, target, reduction='none')
-    near = F.max_pool2d(target, 5, 1, 2)
-    pixels = (plain * (0.05 + near)).mean()
-    found = logits.sigmoid()
-    both = (found * target).sum((2, 3))
-    dice = 1 - (2 * both + 1) / (found.square().sum((2, 3)) + target.square().sum((2, 3)) + 1)
-    at, way = count_votes(found.detach(), votes)
+    at, way = count_votes(logits.detach().sigmoid(), votes)
     true = torch.stack([pose[..., 2].cos(), pose[..., 2].sin()], dim=-1)
     apart = F.smooth_l1_loss(at, pose[..., :2], reduction='none', beta=0.5).sum(-1)
     turned = (way - true).square().sum(-1)
     known = there.float()
     poses_off = ((apart + 3 * turned) * known).sum() / known.sum()
-    return 10 * pixels + (dice * known).sum() / known.sum() + 0.3 * poses_off
+    return mask_loss(logits, target, known) + 0.3 * poses_off
 
 
 @torch.no_grad()
@@ -422,11 +299,11 @@ def main_train(
     if resume:
         trainer.resume()
     trainer.run()
-    plot_curve(trainer.curve, Path(config.out) / 'curve.png')
+    plot_curves(trainer.curves, Path(config.out) / 'curve.png')
     return trainer.export(command)
 
 
-def plot_curve(curve: list[dict[str, float]], file: Path) -> None:
+def plot_curves(curves: dict[str, list[dict[str, float]]], file: Path) -> None:
     """The learning curve: the codec's masks, and how far imagined pieces are from the expert's."""
     import matplotlib
 
@@ -438,7 +315,7 @@ def plot_curve(curve: list[dict[str, float]], file: Path) -> None:
         (left, 'codec', ('_iou',)),
         (right, 'motion', ('_px4', '_px4_wrong', '_px16', '_px16_wrong')),
     ):
-        rows = [row for row in curve if f'{part}_step' in row]
+        rows = curves[part]
         for key in sorted({k for row in rows for k in row if k.endswith(ends)}):
             style = '--' if key.endswith('wrong') else '-'
             axes.plot(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import math
-import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  torch's own convention
-from tqdm import tqdm
 
-from vera_core.checkpoint import CheckpointInfo, write_checkpoint
+from vera_core.checkpoint import CheckpointInfo
 from vera_planner.compact import to_signal
+from vera_planner.parts_training import PARTS, PartsTrainer, mask_loss, noise_levels
 from vera_planner.pieces_network import count_votes
 from vera_planner.text import shared_encoder
-from vera_planner.training import LICENCE
 from vera_planner.view_pieces_data import ScenePictures, ScenesData, SceneWindows
 from vera_planner.view_pieces_network import (
     ViewPiecesConfig,
@@ -28,7 +25,6 @@ from vera_planner.view_pieces_network import (
     motion_numbers,
 )
 
-PARTS = ('codec', 'motion')
 SEEN = 6.0  # px: area from which a piece counts as seen in a picture of the training
 RIM = 1.0  # px: a middle nearer to the picture's rim does not count as seen
 
@@ -76,12 +72,11 @@ class ViewPiecesTraining:
     components: int = 64
 
 
-class ViewPiecesTrainer:
-    """Holds all that an exact resume needs; each part has a state of its own."""
+class ViewPiecesTrainer(PartsTrainer):
+    """Holds all that an exact resume needs."""
 
     def __init__(self, config: ViewPiecesTraining) -> None:
-        torch.set_num_threads(config.threads)
-        torch.manual_seed(config.seed)
+        super().__init__(config)
         self.config = c = config
         meta = json.loads((Path(c.data) / 'scenes.json').read_text(encoding='utf-8'))
         self.meta = meta
@@ -94,9 +89,6 @@ class ViewPiecesTrainer:
         )  # fmt: skip
         self.network = ViewPiecesNetwork(self.shape)
         self.network.codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # Of each part its own, so that it is the same whatever was trained before it.
-        self.rngs = {part: np.random.default_rng([c.seed, n]) for n, part in enumerate(PARTS)}
-        self.generators = {part: torch.Generator().manual_seed(c.seed) for part in PARTS}
         self.pictures, self.shown = ScenePictures(c.data), ScenePictures(c.held_out)
         self.size: tuple[int, int] = self.pictures.frames.shape[2:4]
         self.network.codec.least('view').fill_(0.8 * SEEN)
@@ -104,17 +96,7 @@ class ViewPiecesTrainer:
             self.data = ScenesData(c.data, c.look_ahead)
             self.held_out = ScenesData(c.held_out, c.look_ahead)
             self._measure_motions()
-        self.average = copy.deepcopy(self.network).requires_grad_(False)
-        self.optimisers = {
-            part: torch.optim.AdamW(
-                getattr(self.network, part).parameters(), lr=rate, betas=(0.9, 0.98),
-                weight_decay=0.01,
-            )
-            for part, rate in (('codec', c.codec_lr), ('motion', c.lr))
-        }
-        self.done = dict.fromkeys(PARTS, 0)
-        self.cpu_seconds = dict.fromkeys(PARTS, 0.0)
-        self.curves: dict[str, list[dict[str, float]]] = {part: [] for part in PARTS}
+        self._own(self.network)
 
     @torch.no_grad()
     def _measure_motions(self) -> None:
@@ -152,7 +134,6 @@ class ViewPiecesTrainer:
         )
 
     def codec_step(self) -> float:
-        """One optimiser step of the codec; its loss."""
         c, p = self.config, self.pictures
         views = len(self.shape.views)
         rng = self.rngs['codec']
@@ -161,11 +142,10 @@ class ViewPiecesTrainer:
         loss = codec_loss(
             self.network, p.frames[n, v], p.labels[n, v], p.middles[n, v], p.turns[n]
         )
-        self._update('codec', loss, c.codec_steps, c.codec_lr)
+        self._update('codec', loss)
         return float(loss.detach())
 
     def motion_step(self) -> float:
-        """One optimiser step of the planner of motions; its loss."""
         c, motion = self.config, self.network.motion
         rng, generator = self.rngs['motion'], self.generators['motion']
         w = self.data.windows(rng, c.batch)
@@ -178,60 +158,15 @@ class ViewPiecesTrainer:
         scene_of = observed(w, self.size, generator, c.jitter, c.hidden_pieces)
         with torch.autocast('cpu', torch.bfloat16):
             scene = motion.encode(*scene_of, text, self.size).repeat(c.draws, 1)
-        level = torch.rand(len(target), generator=generator)
-        pure = torch.rand(len(target), generator=generator) < 0.3
-        level = torch.where(pure, 1 - 0.05 * level, level).clamp_min(0.01)
+        level = noise_levels(len(target), generator)
         t = level[:, None]
         noise = torch.randn(target.shape, generator=generator)
         with torch.autocast('cpu', torch.bfloat16):
             clean = motion.denoise((1 - t) * target + t * noise, level, scene).float()
         error = F.smooth_l1_loss(clean, target, reduction='none', beta=0.5) * self.weight
         loss = (error.sum(1) / (level + 0.1)).mean()
-        self._update('motion', loss, c.steps, c.lr)
+        self._update('motion', loss)
         return float(loss.detach())
-
-    def _update(self, part: str, loss: Tensor, steps: int, lr: float) -> None:
-        c, step, module = self.config, self.done[part], getattr(self.network, part)
-        rise = min(1.0, (step + 1) / c.warmup)
-        rate = lr * rise * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, step / steps))))
-        optimiser = self.optimisers[part]
-        for group in optimiser.param_groups:
-            group['lr'] = rate
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimiser.step()
-        self.done[part] = step + 1
-        decay = min(c.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            mean = getattr(self.average, part).parameters()
-            for kept, now in zip(mean, module.parameters(), strict=True):
-                kept.lerp_(now, 1 - decay)
-
-    def run(self) -> None:
-        """Train the parts to the last step, validating and saving on the way."""
-        c = self.config
-        for part in c.parts:
-            steps, step = (
-                (c.codec_steps, self.codec_step) if part == 'codec' else (c.steps, self.motion_step)
-            )
-            recent: list[float] = []
-            bar = tqdm(
-                total=steps, initial=self.done[part], desc=f'{c.name}: {part}', mininterval=5
-            )
-            began = time.process_time() - self.cpu_seconds[part]
-            while self.done[part] < steps:
-                recent.append(step())
-                bar.update()
-                if self.done[part] % c.validate_every == 0 or self.done[part] == steps:
-                    self.cpu_seconds[part] = time.process_time() - began
-                    row = {f'{part}_step': self.done[part], f'{part}_loss': float(np.mean(recent))}
-                    row['cpu_seconds'] = self.cpu_seconds[part]
-                    row |= self.validate(part)
-                    self.curves[part].append(row)
-                    recent.clear()
-                    bar.write(json.dumps({k: round(v, 3) for k, v in row.items()}))
-                    self.save(part)
 
     @torch.no_grad()
     def validate(self, part: str) -> dict[str, float]:
@@ -298,68 +233,18 @@ class ViewPiecesTrainer:
         }
         return {key: float(mean) for key, mean in means.items() if not mean.isnan()}
 
-    def save(self, part: str) -> None:
-        """State of a part for an exact resume, and its curve so far."""
-        out = Path(self.config.out)
-        out.mkdir(parents=True, exist_ok=True)
-        state = {
-            'network': getattr(self.network, part).state_dict(),
-            'average': getattr(self.average, part).state_dict(),
-            'optimiser': self.optimisers[part].state_dict(),
-            'done': self.done[part],
-            'cpu_seconds': self.cpu_seconds[part],
-            'generator': self.generators[part].get_state(),
-            'rng': json.dumps(self.rngs[part].bit_generator.state),
-            'curve': self.curves[part],
-        }
-        file = out / f'{part}.part'
-        torch.save(state, file)
-        file.replace(out / f'{part}.pt')
-        (out / f'curve_{part}.json').write_text(
-            json.dumps(self.curves[part], indent=1), encoding='utf-8'
-        )
-
-    def resume(self, parts: tuple[str, ...] = PARTS) -> None:
+    def resume(self, parts: Sequence[str] = PARTS) -> None:
         """Continue from the states that are there."""
-        for part in parts:
-            file = Path(self.config.out) / f'{part}.pt'
-            if not file.is_file():
-                continue
-            state = torch.load(file, weights_only=True)
-            getattr(self.network, part).load_state_dict(state['network'])
-            getattr(self.average, part).load_state_dict(state['average'])
-            self.optimisers[part].load_state_dict(state['optimiser'])
-            self.done[part], self.cpu_seconds[part] = state['done'], state['cpu_seconds']
-            self.curves[part] = state['curve']
-            if part == 'motion' and 'motion' in self.config.parts:
-                self._coordinates()
-            self.generators[part].set_state(state['generator'])
-            self.rngs[part].bit_generator.state = json.loads(state['rng'])
+        super().resume(parts)
+        if 'motion' in self.config.parts:
+            self._coordinates()
 
     def export(self, command: str) -> CheckpointInfo:
         """Write the averaged weights (float16) as a checkpoint."""
-        c = self.config
-        tensors = {
-            k: v.detach().to(torch.float16).numpy() for k, v in self.average.state_dict().items()
-        }
-        plain = json.loads(json.dumps(asdict(replace(c, parts=PARTS)), default=str))
-        metrics: dict[str, float] = {}
-        for part in PARTS:
-            for row in self.curves[part][-1:]:
-                metrics |= {k: v for k, v in row.items() if k != 'cpu_seconds'}
-        training = {
-            'command': command,
-            'seed': c.seed,
-            'steps': self.done,
-            'cpu_seconds': self.cpu_seconds,
-            'data': self.meta['recipe'] | {'pictures': len(self.pictures)},
-            'licence': LICENCE,
-            'options': {k: v for k, v in plain.items() if k not in ('data', 'held_out', 'out')},
-            'metrics': metrics,
-        }
-        return write_checkpoint(
-            Path(c.out) / f'{c.name}.safetensors', tensors, kind='planner',
-            config=self.shape.to_dict(), contract=self.meta['contract'], training=training,
+        return self._export(
+            command, data=self.meta['recipe'] | {'pictures': len(self.pictures)},
+            config=self.shape.to_dict(), contract=self.meta['contract'],
+            options=asdict(replace(self.config, parts=PARTS)),
         )  # fmt: skip
 
 
@@ -414,21 +299,14 @@ def codec_loss(
     pictures = to_signal(frames).contiguous(memory_format=torch.channels_last)
     with torch.autocast('cpu', torch.bfloat16):
         logits, votes = network.codec(pictures, 'view')
-    plain = F.binary_cross_entropy_with_logits(logits, target, reduction='none')
-    near = F.max_pool2d(target, 5, 1, 2)
-    pixels = (plain * (0.05 + near)).mean()
-    found = logits.sigmoid()
-    both = (found * target).sum((2, 3))
-    dice = 1 - (2 * both + 1) / (found.square().sum((2, 3)) + target.square().sum((2, 3)) + 1)
     at, way = count_votes(target, votes)
     true, turn = torch.from_numpy(middles), torch.from_numpy(turns)
     seen = target.sum((2, 3)) > SEEN
     here, turned = (seen & ~true.isnan().any(-1)).float(), (seen & ~turn.isnan().any(-1)).float()
     apart = F.smooth_l1_loss(at, true.nan_to_num(), reduction='none', beta=0.5).sum(-1).clamp(max=9)
     wrong = (way - turn.nan_to_num()).square().sum(-1)
-    known = seen.float()
     return (
-        10 * pixels + (dice * known).sum() / known.sum()
+        mask_loss(logits, target, seen.float())
         + 0.3 * (apart * here).sum() / here.sum().clamp_min(1)
         + 0.5 * (wrong * turned).sum() / turned.sum().clamp_min(1)
     )  # fmt: skip
@@ -447,7 +325,7 @@ def main_train(
     trainer = ViewPiecesTrainer(config)
     if resume:
         trainer.resume()
-    trainer.run()
+    trainer.run(config.parts)
     plot_curves(trainer.curves, Path(config.out) / 'curve.png')
     return trainer.export(command)
 
