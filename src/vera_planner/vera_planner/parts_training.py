@@ -31,6 +31,8 @@ class PartsConfig(Protocol):
     @property
     def out(self) -> Path: ...
     @property
+    def parts(self) -> tuple[str, ...]: ...
+    @property
     def codec_steps(self) -> int: ...
     @property
     def codec_lr(self) -> float: ...
@@ -115,10 +117,10 @@ class PartsTrainer(ABC):
             for kept, now in zip(mean, module.parameters(), strict=True):
                 kept.lerp_(now, 1 - decay)
 
-    def run(self, parts: Sequence[str] = PARTS) -> None:
-        """Train the parts to the last step, validating and saving on the way."""
+    def run(self) -> None:
+        """Train the parts that are asked for to the last step, validating and saving on the way."""
         o = self._options
-        for part in parts:
+        for part in o.parts:
             steps = self._steps(part)
             step = self.codec_step if part == 'codec' else self.motion_step
             recent: list[float] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812  torch's own convention
 
 from vera_core.checkpoint import CheckpointInfo
 from vera_planner.compact import to_signal
-from vera_planner.parts_training import PartsTrainer, mask_loss, noise_levels
+from vera_planner.parts_training import PARTS, PartsTrainer, mask_loss, noise_levels
 from vera_planner.pieces_data import PiecesData
 from vera_planner.pieces_network import PiecesConfig, PiecesNetwork, count_votes, read_poses
 from vera_planner.text import shared_encoder
@@ -27,7 +27,8 @@ class PiecesTraining:
 
     Attributes:
         data: folder of tracks and pictures of each embodiment; held_out: for validation.
-        out: folder for state, curve and checkpoint.
+        out: folder for states, curves and checkpoint.
+        parts: what is trained; the rest is as its state in `out` has it.
         codec_steps: of the codec, `codec_batch` pictures each.
         steps: of the planner of motions, `batch` windows each.
         draws: noise levels for each window of a step.
@@ -42,6 +43,7 @@ class PiecesTraining:
     held_out: dict[str, Path]
     out: Path
     name: str = 'pieces'
+    parts: tuple[str, ...] = PARTS
     codec_steps: int = 1800
     codec_batch: int = 16
     codec_lr: float = 2e-3
@@ -186,7 +188,7 @@ class PiecesTrainer(PartsTrainer):
             command, data=[d.meta['recipe'] | {'clips': len(d)} for d in self.data.values()],
             config=self.shape.to_dict(),
             contract={'any_of': [data.meta['contract'] for data in self.data.values()]},
-            options=asdict(self.config),
+            options=asdict(replace(self.config, parts=PARTS)),
         )  # fmt: skip
 
 

@@ -325,7 +325,7 @@ def main_train(
     trainer = ViewPiecesTrainer(config)
     if resume:
         trainer.resume()
-    trainer.run(config.parts)
+    trainer.run()
     plot_curves(trainer.curves, Path(config.out) / 'curve.png')
     return trainer.export(command)
 
