@@ -22,6 +22,7 @@ import numpy as np
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.client import Client
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
@@ -101,8 +102,9 @@ class CockpitNode(Node):
             (PlanVerdict, 'plan_verdict', self._on_verdict, PLAN),
         ):
             self.create_subscription(kind, topic, heard, qos)
-        self.create_timer(1 / STATUS_RATE, self._tick)
-        self.create_timer(WATCH_PERIOD, self._watch)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1 / STATUS_RATE, self._tick, clock=steady)
+        self.create_timer(WATCH_PERIOD, self._watch, clock=steady)
         self.session.open(host, port, token, self._act)
         self.get_logger().info(f'cockpit: {_address(host, self.session.port, token)}')
 

@@ -20,6 +20,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -120,8 +121,9 @@ class RecorderNode(Node):
         self._last = (self._began, 0)
         self.graph = GraphParameters(self, self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self.create_timer(DISCOVERY_PERIOD, self._look)
-        self.create_timer(DIAGNOSTICS_PERIOD, self._report)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(DISCOVERY_PERIOD, self._look, clock=steady)
+        self.create_timer(DIAGNOSTICS_PERIOD, self._report, clock=steady)
         if begin and not folder:
             self.get_logger().error('parameter `output` names no folder: nothing is recorded')
         elif begin:
