@@ -28,7 +28,7 @@ def test_timers_run_on_a_clock_that_nobody_sets(package: str) -> None:
         for path in modules_of(package)
         for line in settable(path.read_text())
     ]
-    assert not wrong, 'clock=Clock(clock_type=ClockType.STEADY_TIME) is missing: ' + ', '.join(wrong)
+    assert not wrong, f'clock=Clock(clock_type=ClockType.STEADY_TIME) is missing: {wrong}'
 
 
 def test_a_timer_on_the_settable_clock_is_noticed() -> None:
