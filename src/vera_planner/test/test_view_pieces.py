@@ -257,6 +257,16 @@ def test_plans_are_the_seeds_and_remember_where_it_began(planner):
     assert (later.frames != planner.plan(canvas(0.3)[None], 'touch red', seed=1).frames).any()
 
 
+def test_of_motions_that_go_the_one_in_the_middle_is_painted(planner):
+    c = planner.network.config
+    hand = 6 * c.moves(0).index(c.pieces.index('hand'))
+    motions = torch.zeros(12, c.look_ahead, c.numbers)
+    shifts = [0.0] * 6 + [4.0, 5.0, 5.2, 5.4, 6.0, -9.0]  # px to the right; the last one is odd
+    motions[..., hand] = torch.tensor(shifts)[:, None]
+    assert planner._chosen(motions) == 8
+    assert planner._chosen(motions[:6]) in range(6)  # all rest
+
+
 def test_after_pending_frames_the_plan_follows_the_last_one(planner):
     pending = np.stack([canvas(0.1), canvas(0.2)])
     plan = planner.plan(canvas(0)[None], 'touch red', seed=1, pending=pending)

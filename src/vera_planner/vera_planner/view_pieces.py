@@ -15,13 +15,20 @@ from vera_planner.compact import PlannerError, check_frames, default_threads, to
 from vera_planner.pieces_network import check_canvas, count_votes
 from vera_planner.text import shared_encoder
 from vera_planner.view_pieces_motion import AFFINE, PLANE, compose_view
-from vera_planner.view_pieces_network import ViewPiecesConfig, ViewPiecesNetwork, plane_affine
+from vera_planner.view_pieces_network import (
+    ViewPiecesConfig,
+    ViewPiecesNetwork,
+    importance,
+    plane_affine,
+)
 from vera_planner.view_pieces_training import RIM
 
 STEPS = 8
-# Motions that are sampled; that in which the hand goes farthest is painted. Where the expert would
-# go on or rest, which cannot always be seen, some rest, and a plan that rests would rest for ever.
+# Motions that are sampled. Where the expert would go on or rest, which cannot always be seen, some
+# rest, and a plan that rests would rest for ever: one of those that go is painted, and of those the
+# one in the middle, since the farthest may be the odd one out that goes somewhere else.
 CANDIDATES = 32
+GOES = 0.5  # of the farthest way of the hand: a motion that reaches it goes
 _TRACE = 0.1  # of a mask: fainter is nothing
 _STILL = 0.05  # px: a piece that moves no further in the whole plan is left as it is in the picture
 
@@ -155,7 +162,7 @@ class ViewPiecesPlanner:
         found = motion.sample(
             scene.expand(CANDIDATES, -1), self.steps, torch.Generator().manual_seed(seed)
         )
-        numbers = found[self._way(found).argmax()]
+        numbers = found[self._chosen(found)]
         frames = self.paint(views, now, numbers)
         if dark:
             frames = torch.cat(list(views), -1).expand_as(frames)
@@ -193,12 +200,14 @@ class ViewPiecesPlanner:
         turns = turns * (seen[fixed].any(0) & turned)[:, None]
         return Sight(masks, middles, seen, turns)
 
-    def _way(self, numbers: Tensor) -> Tensor:
-        """How far the hand goes in the first view in motions [B, M, numbers], px, [B]."""
+    def _chosen(self, numbers: Tensor) -> int:
+        """Of motions [B, M, numbers]: of those that go, the nearest to all others that go."""
         c = self.network.config
         first = AFFINE * c.moves(0).index(c.pieces.index('hand'))
-        way: Tensor = numbers[..., first : first + 2].norm(dim=-1).sum(1)
-        return way
+        way = numbers[..., first : first + 2].norm(dim=-1).sum(1)
+        going = (way >= GOES * way.max()).nonzero()[:, 0]
+        rows = (numbers[going] * importance(c)).flatten(1)
+        return int(going[torch.cdist(rows, rows).sum(1).argmin()])
 
     def paint(self, views: Tensor, now: Sight, numbers: Tensor) -> Tensor:
         """Frames [M, 3, H, W] of the canvas, from the motions [M, numbers] since the anchor."""
