@@ -545,6 +545,9 @@ def train_planner(
     clips: Annotated[
         int, typer.Option(help='clips of each expert to train on; 0: 12000, Panda 2100', min=0)
     ] = 0,
+    pictures: Annotated[
+        int, typer.Option(help='pieces: pictures for the codec; 0: 6000, Panda 4000', min=0)
+    ] = 0,
     network: Annotated[
         str, typer.Option(help='pieces: imagines motions; unet, transformer: imagine pixels')
     ] = 'pieces',
@@ -558,6 +561,10 @@ def train_planner(
     steps: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="optimiser steps; the network's usual number if left out", min=1),
+    ] = None,
+    codec_steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help='pieces: those of the codec, which come before', min=1),
     ] = None,
     rate: Annotated[
         float, typer.Option(help='unet, transformer: highest learning rate', min=1e-7)
@@ -589,11 +596,13 @@ def train_planner(
         out=out,
         data=data,
         clips=clips,
+        pictures=pictures,
         kind=network,
         width=width,
         depth=depth,
         layers=layers,
         steps=steps,
+        codec_steps=codec_steps,
         rate=rate,
         drop_history=drop_history,
         shares=shares,

@@ -7,14 +7,15 @@ import logging
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vera_bringup.exits import CommandError
+from vera_core.checkpoint import CheckpointInfo
 
 HELD_OUT_CLIPS = 250
-CLIPS, PANDA_CLIPS, PANDA_PICTURES = 12000, 2100, 4000
+CLIPS, PICTURES = 12000, 6000
+PANDA_CLIPS, PANDA_PICTURES = 2100, 4000
 # Held-out scenes come from seeds of their own, whatever the training's seed is.
 HELD_OUT_SEED = 1_000_003
 
@@ -42,11 +43,13 @@ def planner(
     out: Path,
     data: Path,
     clips: int,
+    pictures: int,
     kind: str,
     width: int,
     depth: int,
     layers: int,
     steps: int | None,
+    codec_steps: int | None,
     rate: float,
     drop_history: float,
     shares: str,
@@ -61,18 +64,21 @@ def planner(
     from vera_core.contract import load_contract
 
     _show_progress()
-    if kind == 'pieces' and 'panda' in embodiments:
-        _view_pieces(
-            embodiments, as_json, out, data, clips or PANDA_CLIPS, steps, name, seed, threads,
-            resume,
-        )
+    if kind == 'pieces':
+        options: dict[str, Any] = {
+            key: value
+            for key, value in (('steps', steps), ('codec_steps', codec_steps))
+            if value is not None
+        }
+        options |= {'out': out, 'seed': seed, 'threads': threads}
+        try:
+            train = _view_pieces if 'panda' in embodiments else _pieces
+            info = train(embodiments, data, clips, pictures, shares, name, options, resume)
+        except (ValueError, OSError) as error:
+            raise CommandError(str(error)) from error
+        _tell(info, as_json)
         return
     clips = clips or CLIPS
-    if kind == 'pieces':
-        _pieces(
-            embodiments, as_json, out, data, clips, steps, shares, name, seed, threads, resume
-        )
-        return
     try:
         contracts = [load_contract(embodiment) for embodiment in embodiments]
         parts = [float(part) for part in shares.split(',') if part]
@@ -113,6 +119,10 @@ def planner(
         info = main_train(config, _command(), resume=resume)
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from error
+    _tell(info, as_json)
+
+
+def _tell(info: CheckpointInfo, as_json: bool) -> None:
     print(f'{info.path}: {info.short_hash}')
     if as_json:
         print(json.dumps({'checkpoint': str(info.path), **info.training['metrics']}))
@@ -120,88 +130,66 @@ def planner(
 
 def _pieces(
     embodiments: list[str],
-    as_json: bool,
-    out: Path,
     data: Path,
     clips: int,
-    steps: int | None,
+    pictures: int,
     shares: str,
     name: str,
-    seed: int,
-    threads: int,
+    options: dict[str, Any],
     resume: bool,
-) -> None:
+) -> CheckpointInfo:
     """Train one pieces planner for all `embodiments`."""
     from vera_bringup.piece_videos import write_piece_videos
     from vera_core.contract import load_contract
 
-    try:
-        contracts = {c.embodiment: c for c in map(load_contract, embodiments)}
-        folders = {name: data / f'{name}_pieces_s{seed}' for name in contracts}
-        for embodiment, contract in contracts.items():
-            folder = folders[embodiment]
-            write_piece_videos(contract, folder / 'held_out', 500, 500, seed + HELD_OUT_SEED)
-            write_piece_videos(contract, folder / 'train', clips, 6000, seed)
-        from vera_planner.pieces_training import PiecesTraining, main_train
+    contracts = {c.embodiment: c for c in map(load_contract, embodiments)}
+    seed = options['seed']
+    folders = {name: data / f'{name}_pieces_s{seed}' for name in contracts}
+    for embodiment, contract in contracts.items():
+        folder = folders[embodiment]
+        write_piece_videos(contract, folder / 'held_out', 500, 500, seed + HELD_OUT_SEED)
+        write_piece_videos(contract, folder / 'train', clips or CLIPS, pictures or PICTURES, seed)
+    from vera_planner.pieces_training import PiecesTraining, main_train
 
-        config = PiecesTraining(
-            data={name: folder / 'train' for name, folder in folders.items()},
-            held_out={name: folder / 'held_out' for name, folder in folders.items()},
-            out=out,
-            shares=tuple(float(part) for part in shares.split(',') if part),
-            name=name or '_'.join(['pieces', *contracts]),
-            seed=seed,
-            threads=threads,
-        )
-        if steps is not None:
-            config = replace(config, steps=steps)
-        info = main_train(config, _command(), resume=resume)
-    except (ValueError, OSError) as error:
-        raise CommandError(str(error)) from error
-    print(f'{info.path}: {info.short_hash}')
-    if as_json:
-        print(json.dumps({'checkpoint': str(info.path), **info.training['metrics']}))
+    config = PiecesTraining(
+        data={name: folder / 'train' for name, folder in folders.items()},
+        held_out={name: folder / 'held_out' for name, folder in folders.items()},
+        shares=tuple(float(part) for part in shares.split(',') if part),
+        name=name or '_'.join(['pieces', *contracts]),
+        **options,
+    )
+    return main_train(config, _command(), resume=resume)
 
 
 def _view_pieces(
     embodiments: list[str],
-    as_json: bool,
-    out: Path,
     data: Path,
     clips: int,
-    steps: int | None,
+    pictures: int,
+    shares: str,
     name: str,
-    seed: int,
-    threads: int,
+    options: dict[str, Any],
     resume: bool,
-) -> None:
+) -> CheckpointInfo:
     """Train the planner of several cameras."""
     from vera_bringup.panda_videos import write_scenes
     from vera_core.contract import load_contract
 
-    if len(embodiments) > 1:
+    if len(embodiments) > 1 or shares:
         raise CommandError(
             'the Panda has a planner of its own; train it alone: vera train planner panda'
         )
-    try:
-        contract = load_contract(embodiments[0])
-        folder = data / f'{contract.embodiment}_scenes_s{seed}'
-        write_scenes(contract, folder / 'held_out', 100, 200, seed + HELD_OUT_SEED)
-        write_scenes(contract, folder / 'train', clips, PANDA_PICTURES, seed)
-        from vera_planner.view_pieces_training import ViewPiecesTraining, main_train
+    contract, seed = load_contract(embodiments[0]), options['seed']
+    folder = data / f'{contract.embodiment}_scenes_s{seed}'
+    write_scenes(contract, folder / 'held_out', 100, 200, seed + HELD_OUT_SEED)
+    write_scenes(contract, folder / 'train', clips or PANDA_CLIPS, pictures or PANDA_PICTURES, seed)
+    from vera_planner.view_pieces_training import ViewPiecesTraining, main_train
 
-        config = ViewPiecesTraining(
-            data=folder / 'train', held_out=folder / 'held_out', out=out,
-            name=name or f'pieces_{contract.embodiment}', seed=seed, threads=threads,
-        )  # fmt: skip
-        if steps is not None:
-            config = replace(config, steps=steps)
-        info = main_train(config, _command(), resume=resume)
-    except (ValueError, OSError) as error:
-        raise CommandError(str(error)) from error
-    print(f'{info.path}: {info.short_hash}')
-    if as_json:
-        print(json.dumps({'checkpoint': str(info.path), **info.training['metrics']}))
+    config = ViewPiecesTraining(
+        data=folder / 'train', held_out=folder / 'held_out',
+        name=name or f'pieces_{contract.embodiment}', **options,
+    )  # fmt: skip
+    return main_train(config, _command(), resume=resume)
 
 
 def _command() -> str:
