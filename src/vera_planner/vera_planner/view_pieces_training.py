@@ -53,7 +53,7 @@ class ViewPiecesTraining:
     codec_steps: int = 4000
     codec_batch: int = 12
     codec_lr: float = 2e-3
-    steps: int = 4000
+    steps: int = 10000
     batch: int = 192
     draws: int = 2
     lr: float = 1e-3
