@@ -47,6 +47,10 @@ def test_cells_are_what_the_paper_sweeps() -> None:
     assert len([c for c in pairs if not c.recipe]) == 3 * len(analytic)
     assert len({c.name for c in cells}) == len(cells)
     assert {c.joints for c in cells if c.flow == 'dis_lk'} == {2, 5, 10}
+    own = [c for c in cells if dict(c.recipe).get('rate')]
+    assert {c.model for c in own} == {'direct_flow', 'direct_pair'}
+    fewer = FingerStudy(joints=(5,), models=('jacobian', 'direct_flow'), flows=('dis',)).cells()
+    assert {(c.joints, c.flow) for c in fewer if dict(c.recipe).get('rate')} == {(5, 'dis')}
     long = {(c.model, c.joints, c.flow) for c in cells if dict(c.recipe).get('steps') == 1200}
     assert len(long) == 2 * 5  # 5 and 10 joints: two models with two flows, one that sees none
 

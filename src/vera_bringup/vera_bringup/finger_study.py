@@ -36,6 +36,14 @@ NO_FLOW = 'none'
 FILE = selfplay.SHARD
 HELD_OUT_SEED = 1_000_003
 MAX_DELTA = 0.05
+# What was best for the baselines on other self-play: (model, joints, flow, recipe).
+_RATE = (('rate', 5e-4),)
+_LOSS = (('direct_loss', 'smooth_l1'), *_RATE)
+OWN: tuple[tuple[str, int, str, tuple[tuple[str, Any], ...]], ...] = (
+    *(('direct_flow', 5, flow, recipe) for flow in (ANALYTIC, 'dis') for recipe in (_RATE, _LOSS)),
+    ('direct_flow', 10, ANALYTIC, _RATE),
+    ('direct_pair', 5, NO_FLOW, _RATE),
+)
 # 97.5% quantile of Student's t for 1, 2, ... degrees of freedom; the last stands for all above.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -82,6 +90,7 @@ class FingerStudy:
         steps: of each training, the same for all; held_out: transitions to measure with.
         long_steps: of trainings that show what more steps would change; 0: none.
         long_spots: (joints, transitions) of those, with `flows`.
+        own: whether the baselines are trained at their OWN rates, too, with `transitions`.
     """
 
     joints: tuple[int, ...] = (1, 2, 3, 4, 5, 8, 10)
@@ -97,6 +106,7 @@ class FingerStudy:
     held_out: int = 500
     long_steps: int = 1200
     long_spots: tuple[tuple[int, int], ...] = ((5, 4000), (10, 4000))
+    own: bool = True
 
     def __post_init__(self) -> None:
         for model in self.models:
@@ -120,6 +130,11 @@ class FingerStudy:
             also = self.spot_flows if (joints, n) in self.spots else ()
             for cell in self._of(joints, n, seed, (*self.flows, *also)):
                 out.setdefault(cell.name, cell)
+        for model, joints, flow, own in OWN if self.own else ():
+            known = model in self.models and joints in self.joints
+            for seed in self.seeds if known and flow in (NO_FLOW, *self.flows) else ():
+                cell = Cell(model, joints, self.transitions, flow, seed, own)
+                out.setdefault(cell.name, cell)
         recipe = (('steps', self.long_steps),)
         for joints, n in self.long_spots if self.long_steps else ():
             for seed in self.seeds:
@@ -141,6 +156,7 @@ class FingerStudy:
 QUICK = FingerStudy(
     joints=(2, 5, 10), sizes=(500, 1000, 2000), transitions=2000, seeds=(0,), flows=(ANALYTIC,),
     spot_flows=('dis_lk',), spots=((5, 2000),), steps=150, held_out=300, long_steps=0,
+    own=False,
 )
 
 
