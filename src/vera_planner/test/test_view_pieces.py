@@ -265,6 +265,7 @@ def test_of_motions_that_go_the_one_in_the_middle_is_painted(planner):
     motions[..., hand] = torch.tensor(shifts)[:, None]
     assert planner._chosen(motions) == 8
     assert planner._chosen(motions[:6]) in range(6)  # all rest
+    assert planner._chosen(motions / 4) == 11  # for the last bit, the farthest
 
 
 def test_after_pending_frames_the_plan_follows_the_last_one(planner):

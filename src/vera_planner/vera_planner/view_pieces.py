@@ -25,10 +25,12 @@ from vera_planner.view_pieces_training import RIM
 
 STEPS = 8
 # Motions that are sampled. Where the expert would go on or rest, which cannot always be seen, some
-# rest, and a plan that rests would rest for ever: one of those that go is painted, and of those the
-# one in the middle, since the farthest may be the odd one out that goes somewhere else.
+# rest, and a plan that rests would rest for ever: one of those that go is painted. While there is
+# some way to go it is the one in the middle, since the farthest may be the odd one out that goes
+# somewhere else; for the last bit it is the farthest.
 CANDIDATES = 32
 GOES = 0.5  # of the farthest way of the hand: a motion that reaches it goes
+BIT = 4.0  # px of the hand within a plan
 _TRACE = 0.1  # of a mask: fainter is nothing
 _STILL = 0.05  # px: a piece that moves no further in the whole plan is left as it is in the picture
 
@@ -201,10 +203,13 @@ class ViewPiecesPlanner:
         return Sight(masks, middles, seen, turns)
 
     def _chosen(self, numbers: Tensor) -> int:
-        """Of motions [B, M, numbers]: of those that go, the nearest to all others that go."""
+        """Which of the motions [B, M, numbers] is painted."""
         c = self.network.config
         first = AFFINE * c.moves(0).index(c.pieces.index('hand'))
-        way = numbers[..., first : first + 2].norm(dim=-1).sum(1)
+        away = numbers[..., first : first + 2].norm(dim=-1)
+        way = away.sum(1)
+        if away.max() < BIT:
+            return int(way.argmax())
         going = (way >= GOES * way.max()).nonzero()[:, 0]
         rows = (numbers[going] * importance(c)).flatten(1)
         return int(going[torch.cdist(rows, rows).sum(1).argmin()])
