@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -281,13 +282,18 @@ def execute(
     start = {
         'vera': [sys.executable, '-m', 'vera_bringup.cli'], 'python': [sys.executable]
     }[program]  # fmt: skip
-    done = subprocess.run(
-        [*start, *rest, *more.split()], cwd=folder, timeout=240, text=True,
+    with subprocess.Popen(
+        [*start, *rest, *more.split()], cwd=folder, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, 'ROS_DOMAIN_ID': str(unique_domain())},
-    )  # fmt: skip
-    assert done.returncode in codes, f'{command}: {done.returncode}\n{done.stdout[-3000:]}'
-    assert 'Traceback' not in done.stdout, f'{command}\n{done.stdout[-3000:]}'
+    ) as running:  # fmt: skip
+        try:
+            said, _ = running.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)  # its workers, too
+            said = running.communicate()[0] + '\nnot over after 240 s'
+    assert running.returncode in codes, f'{command}: {running.returncode}\n{said[-3000:]}'
+    assert 'Traceback' not in said, f'{command}\n{said[-3000:]}'
 
 
 def ruled(commands: list[Command], what: Callable[[Rule], bool]) -> list[Command]:

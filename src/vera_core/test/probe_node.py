@@ -1,5 +1,6 @@
 """A node that the tests run as a process; what it does is said by its parameter `mode`."""
 
+import ctypes
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from vera_core.nodes.qos import LATCHED
 
 MODES = (
     *('ok', 'no-setup', 'slow-setup', 'no-start', 'no-halt', 'crash', 'fail'),
-    *('stuck', 'stuck-callback'),
+    *('stuck', 'stuck-callback', 'stuck-library'),
 )
 
 
@@ -58,6 +59,11 @@ class ProbeNode(VeraNode):
             raise OSError('the arm does not listen')
         if self.mode == 'stuck':
             threading.Event().wait()
+        if self.mode == 'stuck-library':
+            # As rclpy's C++ it keeps all other Python from running; the second time is for ever.
+            mutex, library = ctypes.create_string_buffer(64), ctypes.PyDLL(None)
+            library.pthread_mutex_lock(mutex)
+            library.pthread_mutex_lock(mutex)
 
     def teardown(self):
         self.say('teardown')

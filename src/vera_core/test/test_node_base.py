@@ -194,6 +194,16 @@ def test_what_hangs_is_ended_by_force(probe, mode, threads):
     assert 'teardown took more than 5 s; ended by force' in process.errors
 
 
+def test_what_hangs_in_a_library_is_ended_too(probe):
+    process = probe('mode:=stuck-library')
+    process.wait_for('start')
+    process.process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.process.send_signal(signal.SIGTERM)  # nobody can handle it
+    assert process.finish(timeout=12) == 1
+    assert 'Timeout' in process.errors and 'in halt' in process.errors
+
+
 # In this process ------------------------------------------------------------------------------
 
 

@@ -21,8 +21,8 @@ from vera_sim.panda_model import (
 )
 
 TASKS = ('touch', 'push', 'press', 'lift', 'stack', 'bowl')
-# Those that the planner that ships does reliably enough to show.
-BASIC = ('touch', 'press', 'lift')
+# Those that the planner that ships has learned.
+BASIC = ('touch', 'push', 'press', 'lift')
 # Those of training, and two that training never saw.
 COLOURS: dict[str, tuple[float, float, float]] = {
     'red': (214, 40, 40),

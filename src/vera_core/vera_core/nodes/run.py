@@ -6,6 +6,7 @@ set up.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
@@ -144,6 +145,7 @@ def run_node(
             rclpy.try_shutdown()
             if not stop.stuck:
                 guard.cancel()
+                faulthandler.cancel_dump_traceback_later()
 
 
 def _spin(node: VeraNode, stop: StopSignals, threads: int) -> int:
@@ -204,6 +206,7 @@ def _join(pool: MultiThreadedExecutor) -> bool:
 
 
 def _guard_teardown(node: VeraNode | None) -> threading.Timer:
+    """End this process should its teardown hang; a signal could not, for nobody handles it."""
     name = node.get_name() if node is not None else _process_name()
 
     def give_up() -> None:
@@ -214,6 +217,9 @@ def _guard_teardown(node: VeraNode | None) -> threading.Timer:
     guard = threading.Timer(STOP_LIMIT_S, give_up)
     guard.daemon = True
     guard.start()
+    # Fast DDS may wait for itself for ever (its issue 6502) while rclpy, which called it, keeps all
+    # other Python from running, that guard included. This one needs no interpreter.
+    faulthandler.dump_traceback_later(STOP_LIMIT_S + 1, exit=True)
     return guard
 
 
