@@ -25,6 +25,7 @@ def test_the_numbers_are_those_of_the_set_points():
     assert found.taken_max == 12.0
     # Index 55 is the first that stands: its stamp is 550 ms.
     assert found.braking_p50 == pytest.approx(38, abs=10.1)
+    assert found.hold_max == pytest.approx(found.taken_max + found.braking_max)
 
 
 def test_silence_between_motions_is_no_jitter():

@@ -23,6 +23,8 @@ class ControlReport:
         taken_p50, taken_max: from the call to the first set-point that brakes, STOPPED.
         braking_p50, braking_max: from there to the first that stands still; that is speed divided
             by the limit of acceleration.
+        hold_p50, hold_max: both together, from the call to standing still; up to a period too
+            long, since the one that stands is the first that equals the one before.
         plans: that the planners beside it imagined meanwhile.
     """
 
@@ -35,6 +37,8 @@ class ControlReport:
     taken_max: float
     braking_p50: float
     braking_max: float
+    hold_p50: float
+    hold_max: float
     plans: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,12 +80,13 @@ def report(
         ValueError: too few set-points, or no stop, to say anything.
     """
     off = np.abs(gaps(stamps, period) - 1e3 * period)
-    still = []
-    for taking in taken:
+    still, hold = [], []
+    for call, taking in zip(calls, taken, strict=True):
         after = np.flatnonzero(stamps >= taking)[1:]
         standing = [i for i in after if np.array_equal(positions[i], positions[i - 1])]
         if standing:
             still.append((stamps[standing[0]] - taking) / 1e6)
+            hold.append((stamps[standing[0]] - call) / 1e6)
     answers = [(t - c) / 1e6 for c, t in zip(calls, taken, strict=True)]
     if len(off) < 10 or not still:
         raise ValueError(f'{len(off)} set-points and {len(still)} stops are too few to measure')
@@ -91,7 +96,7 @@ def report(
 
     return ControlReport(
         len(off), at(off, 0.5), at(off, 0.99), at(off, 1), len(answers), at(answers, 0.5),
-        at(answers, 1), at(still, 0.5), at(still, 1), plans,
+        at(answers, 1), at(still, 0.5), at(still, 1), at(hold, 0.5), at(hold, 1), plans,
     )
 
 

@@ -305,6 +305,20 @@ def test_a_planner_that_fails_ends_the_goal_not_the_node(
     wait_for(lambda: world.plans and world.plans[-1].goal_id == 2)
 
 
+def test_a_plan_that_fails_for_the_clock_was_set_back_is_made_again(world, planner, wait_for):
+    planner.gate.clear()
+    assert world.set_goal('red').accepted
+    world.frame(stamp=time.time_ns() + 20_000 * MS)
+    wait_for(lambda: planner.calls)
+    planner.error = ValueError('no simulated state at that time is kept')
+    world.roll()
+    planner.gate.set()
+    wait_for(lambda: len(planner.calls) > 1 or world.statuses[-1].status != GoalStatus.ACTIVE)
+    planner.error = None
+    wait_for(lambda: world.plans)
+    assert world.statuses[-1].status == GoalStatus.ACTIVE
+
+
 def test_a_planner_that_hangs_ends_the_goal(world, planner, wait_for):
     world.roll()
     world.node.set_parameters([Parameter('plan_timeout', value=0.5)])

@@ -34,7 +34,9 @@ def run(embodiment: str, seconds: float, planners: int, as_json: bool, domain: s
             f'jitter of set-points: p50 {found.jitter_p50} ms, p99 {found.jitter_p99} ms, '
             f'max {found.jitter_max} ms\n'
             f'from stop to braking: p50 {found.taken_p50} ms, max {found.taken_max} ms\n'
-            f'from there to standing still: p50 {found.braking_p50} ms, max {found.braking_max} ms'
+            f'from there to standing still: p50 {found.braking_p50} ms, '
+            f'max {found.braking_max} ms\n'
+            f'from stop to standing still: p50 {found.hold_p50} ms, max {found.hold_max} ms'
         )
     if found.jitter_p99 > JITTER_MS or found.taken_max > STOP_MS:
         raise CommandError(

@@ -62,6 +62,7 @@ from vera_planner.scheduler import PlanScheduler, replan_period
 from vera_planner.worker import PlanOutcome, PlanWorker
 
 WATCH_PERIOD_S = 0.1
+CLOCK_SLACK_NS = 500_000_000  # a frame further ahead of the clock is from before it was set back
 STATES = ('IDLE', 'READY', 'RUNNING', 'HOLD', 'STOPPED', 'ESTOP')
 ENDS_GOALS = ('STOPPED', 'ESTOP')
 
@@ -361,6 +362,10 @@ class PlannerNode(VeraNode):
         if isinstance(outcome.error, PlanRejectedError):
             self._reject(outcome.error.verdict, request)
             return
+        if plan is None and self._of_another_time(request.anchor):
+            self._scheduler.again()
+            self._plan_if_due()
+            return
         if plan is None:
             refused = isinstance(outcome.error, PlanRefusedError)
             code = GoalCode.NOTHING_TO_DO if refused else GoalCode.INTERNAL
@@ -400,6 +405,11 @@ class PlannerNode(VeraNode):
             self._unsent = message  # nobody would execute it, and the loop would stand for ever
         else:
             self._plans.publish(message)
+
+    def _of_another_time(self, anchor: int) -> bool:
+        """Whether the clock was set back since that frame, and who knows it no more may say so."""
+        ahead = anchor - self.get_clock().now().nanoseconds
+        return not self._lockstep and ahead > CLOCK_SLACK_NS
 
     def _reject(self, verdict: Verdict, request: PlanRequest) -> None:
         """No candidate may be executed: hold, and plan again with other noise."""
