@@ -133,7 +133,7 @@ RUNS = (
          test='tests/test_evaluation_harness.py::test_dreams_and_reality_of_some_variants'),
     Rule(r'vera study finger',
          test='tests/test_study_finger.py::test_a_small_study_runs_and_goes_on'),
-    Rule(r'vera study ablate', short='--transitions 64 --steps 2 --seeds 1'),
+    Rule(r'vera study ablate', short='--transitions 64 --steps 2 --seeds 1 --joints 2'),
     Rule(r'vera study honesty',
          test='tests/test_study_honesty.py::test_the_command_writes_table_curves_and_calibration'),
     Rule(r'vera study gate',
