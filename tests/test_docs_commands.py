@@ -120,6 +120,7 @@ RUNS = (
     Rule(r'vera serve planner',
          test=BRINGUP + 'test_serve_planner.py::test_served_without_ros_a_plan_is_the_same'),
     # Long ones, made short.
+    Rule(r'vera (eval|bench words) .*runs/wan_compact', reason='needs ten minutes of training'),
     Rule(r'vera eval .*--ray',
          test='tests/test_evaluation_harness.py::test_ray_gives_the_same_episodes'),
     Rule(r'vera eval ', short='--episodes 1 --frames 4'),
