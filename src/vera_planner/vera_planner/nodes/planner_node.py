@@ -407,7 +407,7 @@ class PlannerNode(VeraNode):
             self._plans.publish(message)
 
     def _of_another_time(self, anchor: int) -> bool:
-        """Whether the clock was set back since that frame, and who knows it no more may say so."""
+        """Whether the clock was set back since that frame; a simulation then forgets it."""
         ahead = anchor - self.get_clock().now().nanoseconds
         return not self._lockstep and ahead > CLOCK_SLACK_NS
 
