@@ -89,7 +89,11 @@ class Measurement:
 
     def sent(self, stamp: int, positions: Vector) -> None:
         """Note a set-point."""
-        if self._sent.newest is None or stamp > self._sent.newest:
+        newest = self._sent.newest
+        if newest is not None and stamp < newest - DISORDER_NS:
+            self._sent.clear()  # the clock was set back: those were of another time
+            newest = None
+        if newest is None or stamp > newest:
             self._sent.add(stamp, positions)
 
     def forget_sent(self) -> None:
