@@ -60,7 +60,9 @@ def config(folder, out, **options) -> PiecesTraining:
         'validate_every': 100, 'width': 8, 'hidden': 64, 'depth': 2, 'look_ahead': 4,
         'ema': 0.95, 'lr': 4e-3, 'codec_lr': 6e-3,
     } | options  # fmt: skip
-    return PiecesTraining({'toy': folder}, {'toy': folder}, out, name='toy', **small)
+    return PiecesTraining(
+        data={'toy': folder}, held_out={'toy': folder}, out=out, name='toy', **small
+    )
 
 
 @pytest.fixture(scope='module')

@@ -103,7 +103,9 @@ def config(folder, out, **options) -> ViewPiecesTraining:
         'components': 8, 'ema': 0.95, 'lr': 3e-3, 'codec_lr': 6e-3, 'jitter': (0.2, 0.0),
         'hidden_pieces': 0.0,
     }  # fmt: skip
-    return ViewPiecesTraining(folder, folder, out, 'toy', **(small | options))
+    return ViewPiecesTraining(
+        data=folder, held_out=folder, out=out, name='toy', **(small | options)
+    )
 
 
 @pytest.fixture(scope='module')

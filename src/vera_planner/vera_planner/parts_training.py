@@ -8,8 +8,9 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,33 +24,40 @@ from vera_planner.training import LICENCE
 PARTS = ('codec', 'motion')
 
 
-class PartsConfig(Protocol):
-    """What is asked of a run's options; the runs themselves say what each is."""
+@dataclass(frozen=True, kw_only=True)
+class PartsTraining:
+    """What every such run is told.
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def out(self) -> Path: ...
-    @property
-    def parts(self) -> tuple[str, ...]: ...
-    @property
-    def codec_steps(self) -> int: ...
-    @property
-    def codec_lr(self) -> float: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def warmup(self) -> int: ...
-    @property
-    def ema(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def threads(self) -> int: ...
-    @property
-    def validate_every(self) -> int: ...
+    Attributes:
+        out: folder for states, curves and checkpoint; name: of the checkpoint.
+        parts: what is trained; the rest is as its state in `out` has it.
+        codec_steps: of the codec, `codec_batch` pictures each, one view each.
+        steps: of the planner of motions, `batch` windows each, `draws` noise levels for each.
+        codec_lr, lr: highest learning rates, after `warmup` steps. ema: of the averaged weights.
+        validate_every: steps between looks at held-out data; the state is kept then, too.
+        width: channels of the codec; hidden, depth: of the planner of motions.
+        look_ahead: frames imagined.
+    """
+
+    out: Path
+    name: str
+    parts: tuple[str, ...] = PARTS
+    codec_steps: int
+    codec_batch: int
+    codec_lr: float = 2e-3
+    steps: int
+    batch: int
+    draws: int = 2
+    lr: float = 1e-3
+    warmup: int
+    ema: float
+    seed: int = 0
+    threads: int = 1
+    validate_every: int
+    width: int
+    hidden: int
+    depth: int
+    look_ahead: int
 
 
 class PartsTrainer(ABC):
@@ -58,22 +66,20 @@ class PartsTrainer(ABC):
     Those who derive build their network between `__init__` and `_own`.
     """
 
-    def __init__(self, options: PartsConfig) -> None:
-        torch.set_num_threads(options.threads)
-        torch.manual_seed(options.seed)
-        self._options = options
+    def __init__(self, config: PartsTraining) -> None:
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.config = config
         # Of each part its own, so that it is the same whatever was trained before it.
-        self.rngs = {part: np.random.default_rng([options.seed, n]) for n, part in enumerate(PARTS)}
-        self.generators = {
-            part: torch.Generator().manual_seed(options.seed) for part in PARTS
-        }
+        self.rngs = {part: np.random.default_rng([config.seed, n]) for n, part in enumerate(PARTS)}
+        self.generators = {part: torch.Generator().manual_seed(config.seed) for part in PARTS}
         self.done = dict.fromkeys(PARTS, 0)
         self.cpu_seconds = dict.fromkeys(PARTS, 0.0)
         self.curves: dict[str, list[dict[str, float]]] = {part: [] for part in PARTS}
 
     def _own(self, network: nn.Module) -> None:
         """Take a network whose measured buffers are set."""
-        o = self._options
+        c = self.config
         self.average: Any = copy.deepcopy(network).requires_grad_(False)
         self._parts: dict[str, nn.Module] = {part: getattr(network, part) for part in PARTS}
         self._averages: dict[str, nn.Module] = {part: getattr(self.average, part) for part in PARTS}
@@ -81,7 +87,7 @@ class PartsTrainer(ABC):
             part: torch.optim.AdamW(
                 self._parts[part].parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01
             )
-            for part, rate in (('codec', o.codec_lr), ('motion', o.lr))
+            for part, rate in (('codec', c.codec_lr), ('motion', c.lr))
         }
 
     @abstractmethod
@@ -97,21 +103,21 @@ class PartsTrainer(ABC):
         """Held-out errors of one part's averaged weights."""
 
     def _steps(self, part: str) -> int:
-        return self._options.codec_steps if part == 'codec' else self._options.steps
+        return self.config.codec_steps if part == 'codec' else self.config.steps
 
     def _update(self, part: str, loss: Tensor) -> None:
-        o, step, module = self._options, self.done[part], self._parts[part]
-        rise = min(1.0, (step + 1) / o.warmup)
+        c, step, module = self.config, self.done[part], self._parts[part]
+        rise = min(1.0, (step + 1) / c.warmup)
         fall = 0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, step / self._steps(part))))
         optimiser = self.optimisers[part]
         for group in optimiser.param_groups:
-            group['lr'] = (o.codec_lr if part == 'codec' else o.lr) * rise * fall
+            group['lr'] = (c.codec_lr if part == 'codec' else c.lr) * rise * fall
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimiser.step()
         self.done[part] = step + 1
-        decay = min(o.ema, (1 + step) / (10 + step))
+        decay = min(c.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             mean = self._averages[part].parameters()
             for kept, now in zip(mean, module.parameters(), strict=True):
@@ -119,19 +125,19 @@ class PartsTrainer(ABC):
 
     def run(self) -> None:
         """Train the parts that are asked for to the last step, validating and saving on the way."""
-        o = self._options
-        for part in o.parts:
+        c = self.config
+        for part in c.parts:
             steps = self._steps(part)
             step = self.codec_step if part == 'codec' else self.motion_step
             recent: list[float] = []
             bar = tqdm(
-                total=steps, initial=self.done[part], desc=f'{o.name}: {part}', mininterval=5
+                total=steps, initial=self.done[part], desc=f'{c.name}: {part}', mininterval=5
             )
             began = time.process_time() - self.cpu_seconds[part]
             while self.done[part] < steps:
                 recent.append(step())
                 bar.update()
-                if self.done[part] % o.validate_every == 0 or self.done[part] == steps:
+                if self.done[part] % c.validate_every == 0 or self.done[part] == steps:
                     self.cpu_seconds[part] = time.process_time() - began
                     row = {f'{part}_step': self.done[part], f'{part}_loss': float(np.mean(recent))}
                     row['cpu_seconds'] = self.cpu_seconds[part]
@@ -143,7 +149,7 @@ class PartsTrainer(ABC):
 
     def save(self, part: str) -> None:
         """State of a part for an exact resume, and its curve so far."""
-        out = Path(self._options.out)
+        out = Path(self.config.out)
         out.mkdir(parents=True, exist_ok=True)
         state = {
             'network': self._parts[part].state_dict(),
@@ -165,7 +171,7 @@ class PartsTrainer(ABC):
     def resume(self, parts: Sequence[str] = PARTS) -> None:
         """Continue from the states that are there."""
         for part in parts:
-            file = Path(self._options.out) / f'{part}.pt'
+            file = Path(self.config.out) / f'{part}.pt'
             if not file.is_file():
                 continue
             state = torch.load(file, weights_only=True)
@@ -178,22 +184,21 @@ class PartsTrainer(ABC):
             self.rngs[part].bit_generator.state = json.loads(state['rng'])
 
     def _export(
-        self, command: str, *, data: Any, config: dict[str, Any], contract: dict[str, Any],
-        options: dict[str, Any],
+        self, command: str, *, data: Any, shape: dict[str, Any], contract: dict[str, Any]
     ) -> CheckpointInfo:
         """Write the averaged weights (float16) as a checkpoint."""
-        o = self._options
+        c = self.config
         tensors = {
             k: v.detach().to(torch.float16).numpy() for k, v in self.average.state_dict().items()
         }
-        plain = json.loads(json.dumps(options, default=str))
+        plain = json.loads(json.dumps(asdict(replace(c, parts=PARTS)), default=str))
         metrics: dict[str, float] = {}
         for part in PARTS:
             for row in self.curves[part][-1:]:
                 metrics |= {k: v for k, v in row.items() if k != 'cpu_seconds'}
         training = {
             'command': command,
-            'seed': o.seed,
+            'seed': c.seed,
             'steps': self.done,
             'cpu_seconds': self.cpu_seconds,
             'data': data,
@@ -202,7 +207,7 @@ class PartsTrainer(ABC):
             'metrics': metrics,
         }
         return write_checkpoint(
-            Path(o.out) / f'{o.name}.safetensors', tensors, kind='planner', config=config,
+            Path(c.out) / f'{c.name}.safetensors', tensors, kind='planner', config=shape,
             contract=contract, training=training,
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812  torch's own convention
 
 from vera_core.checkpoint import CheckpointInfo
 from vera_planner.compact import to_signal
-from vera_planner.parts_training import PARTS, PartsTrainer, mask_loss, noise_levels
+from vera_planner.parts_training import PartsTrainer, PartsTraining, mask_loss, noise_levels
 from vera_planner.pieces_data import PiecesData
 from vera_planner.pieces_network import PiecesConfig, PiecesNetwork, count_votes, read_poses
 from vera_planner.text import shared_encoder
@@ -21,17 +21,12 @@ from vera_planner.text import shared_encoder
 STILL = 1e-3  # px and rad: a piece whose pose never changes by more does not move
 
 
-@dataclass(frozen=True)
-class PiecesTraining:
+@dataclass(frozen=True, kw_only=True)
+class PiecesTraining(PartsTraining):
     """One training run.
 
     Attributes:
         data: folder of tracks and pictures of each embodiment; held_out: for validation.
-        out: folder for states, curves and checkpoint.
-        parts: what is trained; the rest is as its state in `out` has it.
-        codec_steps: of the codec, `codec_batch` pictures each.
-        steps: of the planner of motions, `batch` windows each.
-        draws: noise levels for each window of a step.
         drop_history: share of windows that see the anchor alone; without it the planner goes on
             with the motion it sees whatever the words say.
         jitter: spread of the codec's errors that the poses of the past are disturbed by, px and
@@ -41,23 +36,16 @@ class PiecesTraining:
 
     data: dict[str, Path]
     held_out: dict[str, Path]
-    out: Path
     name: str = 'pieces'
-    parts: tuple[str, ...] = PARTS
     codec_steps: int = 1800
     codec_batch: int = 16
-    codec_lr: float = 2e-3
     steps: int = 6000
     batch: int = 256
-    draws: int = 2
     shares: tuple[float, ...] = ()
-    lr: float = 1e-3
     warmup: int = 300
     ema: float = 0.999
     drop_history: float = 0.6
     jitter: tuple[float, float] = (0.15, 0.015)
-    seed: int = 0
-    threads: int = 1
     validate_every: int = 500
     width: int = 24
     hidden: int = 384
@@ -77,9 +65,11 @@ class PiecesTraining:
 class PiecesTrainer(PartsTrainer):
     """Holds all that an exact resume needs."""
 
+    config: PiecesTraining
+
     def __init__(self, config: PiecesTraining) -> None:
         super().__init__(config)
-        self.config = c = config
+        c = config
         self.data = {
             name: PiecesData(folder, c.context, c.look_ahead) for name, folder in c.data.items()
         }
@@ -186,9 +176,8 @@ class PiecesTrainer(PartsTrainer):
         """Write the averaged weights (float16) as a checkpoint."""
         return self._export(
             command, data=[d.meta['recipe'] | {'clips': len(d)} for d in self.data.values()],
-            config=self.shape.to_dict(),
+            shape=self.shape.to_dict(),
             contract={'any_of': [data.meta['contract'] for data in self.data.values()]},
-            options=asdict(replace(self.config, parts=PARTS)),
         )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812  torch's own convention
 
 from vera_core.checkpoint import CheckpointInfo
 from vera_planner.compact import to_signal
-from vera_planner.parts_training import PARTS, PartsTrainer, mask_loss, noise_levels
+from vera_planner.parts_training import PARTS, PartsTrainer, PartsTraining, mask_loss, noise_levels
 from vera_planner.pieces_network import count_votes
 from vera_planner.text import shared_encoder
 from vera_planner.view_pieces_data import ScenePictures, ScenesData, SceneWindows
@@ -29,16 +29,12 @@ SEEN = 6.0  # px: area from which a piece counts as seen in a picture of the tra
 RIM = 1.0  # px: a middle nearer to the picture's rim does not count as seen
 
 
-@dataclass(frozen=True)
-class ViewPiecesTraining:
+@dataclass(frozen=True, kw_only=True)
+class ViewPiecesTraining(PartsTraining):
     """One training run.
 
     Attributes:
         data: folder of tracks and pictures; held_out: for validation.
-        out: folder for states, curve and checkpoint.
-        parts: what is trained; the rest is as its state in `out` has it.
-        codec_steps: of the codec, `codec_batch` views each.
-        steps: of the planner of motions, `batch` windows each, `draws` noise levels for each.
         jitter: spread of the codec's errors that places [px] and turns are disturbed by, smaller
             for half of the windows.
         hidden_pieces: share of pieces that a view does not show.
@@ -47,23 +43,16 @@ class ViewPiecesTraining:
 
     data: Path
     held_out: Path
-    out: Path
     name: str = 'pieces_panda'
-    parts: tuple[str, ...] = PARTS
     codec_steps: int = 4000
     codec_batch: int = 12
-    codec_lr: float = 2e-3
     steps: int = 10000
     batch: int = 192
-    draws: int = 2
-    lr: float = 1e-3
     warmup: int = 200
     ema: float = 0.998
     jitter: tuple[float, float] = (0.9, 0.3)
     hidden_pieces: float = 0.06
     blur: float = 0.4
-    seed: int = 0
-    threads: int = 1
     validate_every: int = 200
     width: int = 16
     hidden: int = 256
@@ -75,9 +64,11 @@ class ViewPiecesTraining:
 class ViewPiecesTrainer(PartsTrainer):
     """Holds all that an exact resume needs."""
 
+    config: ViewPiecesTraining
+
     def __init__(self, config: ViewPiecesTraining) -> None:
         super().__init__(config)
-        self.config = c = config
+        c = config
         meta = json.loads((Path(c.data) / 'scenes.json').read_text(encoding='utf-8'))
         self.meta = meta
         tool = tuple(name for name in meta['pieces'] if name.endswith('finger'))
@@ -243,8 +234,7 @@ class ViewPiecesTrainer(PartsTrainer):
         """Write the averaged weights (float16) as a checkpoint."""
         return self._export(
             command, data=self.meta['recipe'] | {'pictures': len(self.pictures)},
-            config=self.shape.to_dict(), contract=self.meta['contract'],
-            options=asdict(replace(self.config, parts=PARTS)),
+            shape=self.shape.to_dict(), contract=self.meta['contract'],
         )  # fmt: skip
 
 
