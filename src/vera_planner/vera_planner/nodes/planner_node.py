@@ -155,6 +155,7 @@ class PlannerNode(VeraNode):
         self._statuses = self.create_publisher(GoalStatus, 'goal_status', LATCHED)
         self._plan_seq = 0
         self._unsent: VisualPlan | None = None
+        self._forgiven = 0  # the goal of which one plan failed for the clock was set back
         self._warm_start: Any = None
         self._controller = ''
         self._residual = math.nan
@@ -362,10 +363,8 @@ class PlannerNode(VeraNode):
         if isinstance(outcome.error, PlanRejectedError):
             self._reject(outcome.error.verdict, request)
             return
-        if plan is None and self._of_another_time(request.anchor):
-            self._scheduler.again()
-            self._plan_if_due()
-            return
+        if plan is None and self._of_another_time(request):
+            return  # the next frame is before that one, and so a plan is due
         if plan is None:
             refused = isinstance(outcome.error, PlanRefusedError)
             code = GoalCode.NOTHING_TO_DO if refused else GoalCode.INTERNAL
@@ -406,10 +405,16 @@ class PlannerNode(VeraNode):
         else:
             self._plans.publish(message)
 
-    def _of_another_time(self, anchor: int) -> bool:
-        """Whether the clock was set back since that frame; a simulation then forgets it."""
-        ahead = anchor - self.get_clock().now().nanoseconds
-        return not self._lockstep and ahead > CLOCK_SLACK_NS
+    def _of_another_time(self, request: PlanRequest) -> bool:
+        """Whether the clock was set back since that frame, so that a simulation knows it no more.
+
+        Once for a goal: a camera's clock that is ahead would hide every failure.
+        """
+        ahead = request.anchor - self.get_clock().now().nanoseconds
+        if self._lockstep or ahead <= CLOCK_SLACK_NS or self._forgiven == request.goal_id:
+            return False
+        self._forgiven = request.goal_id
+        return True
 
     def _reject(self, verdict: Verdict, request: PlanRequest) -> None:
         """No candidate may be executed: hold, and plan again with other noise."""
