@@ -7,7 +7,6 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -168,9 +167,9 @@ class PartsTrainer(ABC):
             json.dumps(self.curves[part], indent=1), encoding='utf-8'
         )
 
-    def resume(self, parts: Sequence[str] = PARTS) -> None:
+    def resume(self) -> None:
         """Continue from the states that are there."""
-        for part in parts:
+        for part in PARTS:
             file = Path(self.config.out) / f'{part}.pt'
             if not file.is_file():
                 continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -224,9 +223,9 @@ class ViewPiecesTrainer(PartsTrainer):
         }
         return {key: float(mean) for key, mean in means.items() if not mean.isnan()}
 
-    def resume(self, parts: Sequence[str] = PARTS) -> None:
+    def resume(self) -> None:
         """Continue from the states that are there."""
-        super().resume(parts)
+        super().resume()
         if 'motion' in self.config.parts:
             self._coordinates()
 
