@@ -1,11 +1,19 @@
-"""What the Panda's planner learns from: scenes, words, and futures that are the expert's own."""
+"""What the planner learns of the Panda: scenes, words, futures that are the expert's own."""
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from vera_bringup import panda_videos
+from vera_bringup import panda_videos, piece_videos
 from vera_core.contract import load_contract
+from vera_planner.pieces import PiecesPlanner
+from vera_planner.pieces_learner import PoseLearning
+from vera_planner.pieces_training import PiecesTrainer, PiecesTraining, main_train
+from vera_planner.registry import make_planner
+from vera_planner.view_pieces import ViewPiecesPlanner
 from vera_planner.view_pieces_data import PiecesDataError, ScenePictures, ScenesData
+from vera_planner.view_pieces_learner import ViewLearning
 from vera_sim.panda_tasks import COLOURS, HELD_OUT, TRAINING, Goal
 
 pytest.importorskip('mujoco')
@@ -42,7 +50,36 @@ def test_every_phrasing_of_the_training_is_known_and_none_that_is_held_out(folde
     said = set(data.sentences)
     for task in panda_videos.TASKS:
         for colour in COLOURS:
-            goal = Goal(task, colour, 'left' if task == 'push' else '')
+            below = next(other for other in COLOURS if other != colour)
+            goal = Goal(task, colour, {'push': 'left', 'stack': below}.get(task, ''))
             assert {goal.phrase(t) for t in TRAINING[task]} <= said
             assert not {goal.phrase(t) for t in HELD_OUT[task]} & said
-    assert 'stack the red cube on the blue cube' in data.meta['still']
+    assert 'touch the purple disc' in data.meta['still']
+
+
+def test_one_network_serves_robots_of_both_kinds(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(piece_videos, 'SHARD', 6)
+    piece_videos.write_piece_videos(load_contract('finger'), tmp_path / 'finger', 6, 4, seed=1)
+    data = {'finger': tmp_path / 'finger', 'panda': folder}
+    config = PiecesTraining(
+        data=data, held_out=data, out=tmp_path / 'run', codec_steps=4, steps=6, validate_every=6,
+        width=8, hidden=32, depth=1, poses=PoseLearning(batch=8, codec_batch=2),
+        views=ViewLearning(batch=8, codec_batch=2, components=8),
+    )  # fmt: skip
+    info = main_train(config, 'vera train planner finger panda')
+    assert {'finger_px4', 'panda_px4', 'finger_iou', 'panda_iou'} <= set(info.training['metrics'])
+    for name, kind in (('finger', PiecesPlanner), ('panda', ViewPiecesPlanner)):
+        contract = load_contract(name)
+        planner = make_planner('compact', contract, checkpoint=str(info.path), threads=1)
+        assert isinstance(planner, kind) and planner.embodiment == name
+        size = (contract.canvas.height, contract.canvas.width)
+        dark = planner.plan(np.zeros((1, *size, 3), np.uint8), 'warm up')
+        assert dark.frames.shape[1:] == (*size, 3)
+    trainer = PiecesTrainer(config)
+    shared = trainer.network.motion.trunk.text.weight
+    for learner in trainer.learners.values():
+        shared.grad = None
+        nn.init.normal_(trainer.network.motion.ends[learner.name].leave.weight)
+        rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+        learner.motion_loss(trainer.network, rng, generator).backward()
+        assert shared.grad.abs().sum() > 0

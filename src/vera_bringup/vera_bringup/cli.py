@@ -248,7 +248,7 @@ def doctor(
 
 @app.command()
 def demo(
-    embodiment: Annotated[str, typer.Argument(help='embodiment, by name')] = 'finger',
+    embodiment: Annotated[str, typer.Argument(help='embodiment, by name')] = 'panda',
     planner: Planner = '',
     planner_checkpoint: PlannerCheckpoint = '',
     translator: Translator = '',
@@ -534,7 +534,7 @@ def train_idm(
 @train.command('planner')
 def train_planner(
     embodiments: Annotated[
-        list[str], typer.Argument(help='one planner for all of these: finger, pusht; or panda')
+        list[str], typer.Argument(help='one planner for all of these: finger, pusht, panda')
     ],
     out: Annotated[Path, typer.Option(help='folder for curve, state and checkpoint')] = Path(
         'runs/train_planner'
@@ -543,10 +543,10 @@ def train_planner(
         Path, typer.Option(help='parent of the folders of clips or tracks; made where missing')
     ] = Path('data'),
     clips: Annotated[
-        int, typer.Option(help='clips of each expert to train on; 0: 12000, Panda 2100', min=0)
+        int, typer.Option(help='clips of each expert to train on; 0: 12000, Panda 3500', min=0)
     ] = 0,
     pictures: Annotated[
-        int, typer.Option(help='pieces: pictures for the codec; 0: 6000, Panda 4000', min=0)
+        int, typer.Option(help='pieces: pictures for the codec; 0: 6000, Panda 8000', min=0)
     ] = 0,
     network: Annotated[
         str, typer.Option(help='pieces: imagines motions; unet, transformer: imagine pixels')
@@ -576,7 +576,7 @@ def train_planner(
         ),
     ] = 0.7,
     shares: Annotated[
-        str, typer.Option(help='of the steps for each embodiment, e.g. 1,2; empty: equal')
+        str, typer.Option(help='of the steps for each embodiment, e.g. 1,2; empty: as pieces need')
     ] = '',
     init: Annotated[
         str, typer.Option(help='unet, transformer: checkpoint to begin from; empty: from the seed')

@@ -15,6 +15,7 @@ from vera_bringup.lockstep import episode_seed, instruction
 from vera_core.contract import Contract
 from vera_drivers.sim_world import make_world
 
+WIDE = 5  # frames shown of a canvas of several cameras
 MUST = 0.8  # share of the goals that must really be reached: four of five
 
 Image = NDArray[np.uint8]
@@ -107,16 +108,23 @@ def _percentile(seconds: Sequence[float], share: float) -> float | None:
 
 
 def save_picture(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Two rows for each comparison: what the camera saw, and what had been imagined before."""
+    """Two rows for each comparison: what the cameras saw, and what had been imagined before.
+
+    Of a canvas of several cameras there are fewer frames, evenly chosen, and larger ones.
+    """
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
-    columns = max(len(c.imagined) for c in comparisons)
+    height, width = comparisons[0].imagined[0].shape[:2]
+    most = max(len(c.imagined) for c in comparisons)
+    columns = most if width < 2 * height else min(most, WIDE)
+    shown = np.linspace(0, most - 1, columns).round().astype(int)
     rows = 2 * len(comparisons)
+    size = (1.5 * min(width / height, 2) * columns, rows * (1.62 if width < 2 * height else 1.1))
     figure, axes = plt.subplots(
-        rows, columns, figsize=(1.5 * columns, 1.62 * rows), squeeze=False, layout='constrained'
+        rows, columns, figsize=size, squeeze=False, layout='constrained'
     )
     for axis in axes.flat:
         axis.set_xticks([])
@@ -128,8 +136,8 @@ def save_picture(comparisons: Sequence[Comparison], path: Path) -> None:
         for half, frames in enumerate(halves):
             row = axes[2 * index + half]
             row[0].set_ylabel(('real', 'imagined')[half], fontsize=9)
-            for axis, frame in zip(row, frames, strict=False):
-                if frame is not None:
+            for axis, k in zip(row, shown, strict=True):
+                if k < len(frames) and (frame := frames[k]) is not None:
                     axis.imshow(frame, interpolation='nearest')
         axes[2 * index][0].set_title(comparison.title, fontsize=9, loc='left')
     figure.savefig(path, dpi=100)

@@ -17,11 +17,12 @@ from vera_sim.panda_expert import Move, decide
 from vera_sim.panda_pieces import PIECES, PandaPieces, another_look
 from vera_sim.panda_scene import feasible
 
-FRAMES = 38  # of a clip, the first one where the goal begins
+FRAMES = 48  # of a clip, the first one where the goal begins
 SHARD, SHOWN = 50, 100  # clips and pictures of a file
 LOOKS = 2  # cameras that see each clip
 BURST = (0.4, 0.06)  # chance that a disturbance begins: at the first frame, at another
-TASKS = ('touch', 'push', 'press', 'lift')
+# Share of the clips.
+TASKS = {'touch': 0.12, 'push': 0.26, 'press': 0.08, 'lift': 0.18, 'stack': 0.22, 'bowl': 0.14}
 _SHIFT, _TURN = 0.014, 0.06  # m, rad: spread of a disturbed move
 
 
@@ -55,15 +56,19 @@ def write_scenes(contract: Contract, folder: Path, clips: int, pictures: int, se
 
 
 def _families() -> list[tuple[str, list[str]]]:
-    """Phrasings of each kind of goal, with {a} for the cube's colour."""
+    """Phrasings of each kind of goal, with {a} and {b} for colours of cubes."""
     found = []
     for task in TASKS:
-        others = list(panda_tasks.DIRECTIONS) if task == 'push' else ['']
+        others = {'push': list(panda_tasks.DIRECTIONS), 'stack': ['{b}']}.get(task, [''])
         for other in others:
             goal = panda_tasks.Goal(task, '{a}', other)
             said = [goal.phrase(template) for template in panda_tasks.TRAINING[task]]
-            found.append((f'{task} {other}'.strip(), said))
+            found.append((_family(task, other), said))
     return found
+
+
+def _family(task: str, other: str) -> str:
+    return f'push {other}' if task == 'push' else task
 
 
 def _meta(contract: Contract, seed: int) -> dict[str, Any]:
@@ -74,11 +79,6 @@ def _meta(contract: Contract, seed: int) -> dict[str, Any]:
     still = [text for text in UNRELATED if text not in ('stack the blocks', 'push the red cube')]
     still += [t.format(c=colour) for colour in PALETTE for t in language.TRAINING[:8]]
     still += list(pusht.TRAINING)
-    for a in colours:
-        still += [t.format(c=a) for t in panda_tasks.TRAINING['bowl']]
-        for b in colours:
-            if a != b:
-                still += [t.format(c=a, b=b) for t in panda_tasks.TRAINING['stack'][::3]]
     return {
         'contract': contract.visual_fields(),
         'recipe': {'expert': 'panda', 'seed': seed, 'frames': FRAMES, 'looks': LOOKS},
@@ -128,8 +128,8 @@ class _Maker:
 
     def clip(self, rng: np.random.Generator) -> list[dict[str, Any]]:
         """One episode as LOOKS sets of cameras see it."""
-        tasks = TASKS[int(rng.choice(4, p=(0.18, 0.4, 0.12, 0.3)))]
-        goal = self._goal(rng, (tasks,))
+        task = list(TASKS)[int(rng.choice(len(TASKS), p=list(TASKS.values())))]
+        goal = self._goal(rng, (task,))
         calm = rng.random() < 0.2
         frames, clean, left = [], [], 0
         for _ in range(FRAMES):
@@ -141,8 +141,9 @@ class _Maker:
                 left = int(rng.integers(1, 4))
             self._act(goal, rng, left > 0)
         # A frame is clean if the move that led to it was the expert's.
-        family = f'{goal.task} {goal.other}'.strip()
+        family = self._families.index(_family(goal.task, goal.other))
         a = self._colours.index(goal.cube) if goal.cube else -1
+        b = self._colours.index(goal.other) if goal.task == 'stack' else -1
         out = []
         for k in range(LOOKS):
             scene = self.env.scene_info
@@ -154,7 +155,7 @@ class _Maker:
                 'plane': np.stack([p[-1] for _, p in found]),
                 'turns': np.stack([self.pieces.turns(f, scene) for f in frames]),
                 'clean': np.array(clean),
-                'asked': np.array([self._families.index(family), a, -1]),
+                'asked': np.array([family, a, b]),
             })
         return out
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vera_drivers.sim_world import SimWorld, is_over, reached_object
 from vera_planner.compact import to_signal
-from vera_planner.pieces_network import read_poses
+from vera_planner.pieces_codec import read_poses
 from vera_sim import DwellJudge
 from vera_sim.finger_kinematics import CANVAS, REACH
 from vera_sim.finger_painter import DISC_RADIUS
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vera_core.seams import Image
     from vera_planner.pieces import PiecesPlanner
 
-CHECKPOINT = 'pieces_finger_pusht'
+CHECKPOINT = 'pieces_finger_pusht_panda'
 
 
 class PieceJudge:
@@ -45,7 +45,7 @@ class PieceJudge:
 
     def __init__(self, planner: PiecesPlanner, world: SimWorld) -> None:
         self._codec, self._name = planner.network.codec, planner.embodiment
-        self._pieces = planner.network.config.pieces[self._name]
+        self._pieces = planner.shape.pieces
         self._objects = world.env.objects
         self._success = world.success_coverage
         self._best = float('nan')
@@ -99,11 +99,15 @@ def load_judge_planner(contract: Any) -> PiecesPlanner:
     """
     from vera_core.checkpoint import check_contract
     from vera_planner.pieces import PiecesPlanner
+    from vera_planner.pieces_checkpoint import load_pieces
     from vera_planner.registry import planner_checkpoint
 
     info = planner_checkpoint(CHECKPOINT)
     check_contract(info, contract.visual_fields())
     canvas = (contract.canvas.height, contract.canvas.width)
-    return PiecesPlanner.load(
+    planner = load_pieces(
         info, contract.visual_fields(), contract.video.frame_period, canvas, threads=1
     )
+    if not isinstance(planner, PiecesPlanner):
+        raise ValueError(f'nobody judges by pictures what {contract.embodiment!r} has reached')
+    return planner

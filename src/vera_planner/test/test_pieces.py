@@ -10,11 +10,14 @@ from vera_core.checkpoint import find_checkpoint
 from vera_core.gates import PlanRejectedError
 from vera_core.seams import VideoPlanner
 from vera_planner.compact import PlannerError
-from vera_planner.parts_training import PARTS
 from vera_planner.pieces import PiecesPlanner
+from vera_planner.pieces_checkpoint import load_pieces
+from vera_planner.pieces_codec import read_poses
+from vera_planner.pieces_compose import compose, fill
 from vera_planner.pieces_data import PiecesData, PiecesDataError, PiecesWriter
-from vera_planner.pieces_network import PiecesConfig, PiecesNetwork, compose, fill, read_poses
-from vera_planner.pieces_training import PiecesTrainer, PiecesTraining, main_train
+from vera_planner.pieces_learner import PoseLearning
+from vera_planner.pieces_network import PiecesConfig, PiecesNetwork, PoseShape
+from vera_planner.pieces_training import PARTS, PiecesTrainer, PiecesTraining, main_train
 
 SIZE = 32
 FIELDS = {'canvas': SIZE, 'frame_period': 0.2}
@@ -56,9 +59,9 @@ def folder(tmp_path_factory):
 
 def config(folder, out, **options) -> PiecesTraining:
     small = {
-        'codec_steps': 100, 'codec_batch': 8, 'steps': 120, 'batch': 48, 'warmup': 10,
-        'validate_every': 100, 'width': 8, 'hidden': 64, 'depth': 2, 'look_ahead': 4,
-        'ema': 0.95, 'lr': 4e-3, 'codec_lr': 6e-3,
+        'codec_steps': 100, 'steps': 120, 'warmup': 10, 'validate_every': 100, 'width': 8,
+        'hidden': 64, 'depth': 2, 'ema': 0.95, 'lr': 4e-3, 'codec_lr': 6e-3,
+        'poses': PoseLearning(codec_batch=8, batch=48, look_ahead=4),
     } | options  # fmt: skip
     return PiecesTraining(
         data={'toy': folder}, held_out={'toy': folder}, out=out, name='toy', **small
@@ -72,7 +75,7 @@ def trained(folder, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def planner(trained):
-    return PiecesPlanner.load(trained, FIELDS, 0.2, (SIZE, SIZE), threads=1)
+    return load_pieces(trained, FIELDS, 0.2, (SIZE, SIZE), threads=1)
 
 
 def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -192,18 +195,18 @@ def test_what_it_cannot_use_is_refused_by_name(planner, trained):
     black = planner.plan(np.zeros((1, SIZE, SIZE, 3), np.uint8), 'go right')
     assert not black.frames.any()
     network = PiecesNetwork(PiecesConfig.from_dict(trained.config))
-    with pytest.raises(PlannerError, match="no pieces of 'arm'"):
+    with pytest.raises(PlannerError, match="no poses of 'arm'"):
         PiecesPlanner(network, 'arm', 0.2, (SIZE, SIZE))
     with pytest.raises(ValueError, match='multiples of 16'):
         PiecesPlanner(network, 'toy', 0.2, (40, 40))
-    with pytest.raises(ValueError, match='not among its pieces'):
-        PiecesConfig(pieces={'a': ('x',)}, moving={'a': ('y',)})
+    with pytest.raises(ValueError, match='not among the pieces'):
+        PoseShape(pieces=('x',), moving=('y',))
 
 
 def test_the_checkpoint_holds_what_was_trained(trained, planner):
     info = find_checkpoint(str(trained.path), kind='planner')
     assert info.config['kind'] == 'pieces'
-    again = PiecesPlanner.load(info, FIELDS, 0.2, (SIZE, SIZE), threads=1)
+    again = load_pieces(info, FIELDS, 0.2, (SIZE, SIZE), threads=1)
     for a, b in zip(again.network.parameters(), planner.network.parameters(), strict=True):
         assert (a == b).all()
 
@@ -215,9 +218,9 @@ def test_a_run_cut_in_two_equals_a_run_in_one(folder, tmp_path):
     cut = config(folder, tmp_path / 'cut', **short)
     first = PiecesTrainer(cut)
     for _ in range(3):
-        first.codec_step()
+        first.step('codec')
     for _ in range(2):
-        first.motion_step()
+        first.step('motion')
     for part in PARTS:
         first.save(part)
     second = PiecesTrainer(replace(cut))

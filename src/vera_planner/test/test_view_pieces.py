@@ -1,7 +1,6 @@
 """The planner of several cameras: motions, painting, windows, words, memory, checkpoints."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +11,12 @@ from vera_core.checkpoint import find_checkpoint
 from vera_core.gates import PlanRejectedError
 from vera_core.seams import VideoPlanner
 from vera_planner.compact import PlannerError
+from vera_planner.pieces_checkpoint import load_pieces
 from vera_planner.pieces_data import PiecesDataError
+from vera_planner.pieces_training import PiecesTrainer, PiecesTraining, main_train
 from vera_planner.view_pieces import ViewPiecesPlanner
-from vera_planner.view_pieces_data import REST, ScenesData, ScenesWriter
+from vera_planner.view_pieces_data import REST, ScenePictures, ScenesData, ScenesWriter
+from vera_planner.view_pieces_learner import ViewLearning
 from vera_planner.view_pieces_motion import (
     REACH,
     affine_between,
@@ -24,7 +26,6 @@ from vera_planner.view_pieces_motion import (
     plane_between,
 )
 from vera_planner.view_pieces_network import motion_numbers, plane_affine
-from vera_planner.view_pieces_training import ViewPiecesTrainer, ViewPiecesTraining, main_train
 
 SIZE, FRAMES, LOOK = 32, 8, 4
 PIECES = ('bowl', 'cube_red', 'cube_blue', 'hand', 'left_finger', 'right_finger')
@@ -96,15 +97,17 @@ def folder(tmp_path_factory):
     return where
 
 
-def config(folder, out, **options) -> ViewPiecesTraining:
+def config(folder, out, **options) -> PiecesTraining:
     small = {
-        'codec_steps': 60, 'codec_batch': 8, 'steps': 120, 'batch': 48, 'warmup': 10,
-        'validate_every': 120, 'width': 8, 'hidden': 64, 'depth': 2, 'look_ahead': LOOK,
-        'components': 8, 'ema': 0.95, 'lr': 3e-3, 'codec_lr': 6e-3, 'jitter': (0.2, 0.0),
-        'hidden_pieces': 0.0,
+        'codec_steps': 60, 'steps': 120, 'warmup': 10, 'validate_every': 120, 'width': 8,
+        'hidden': 64, 'depth': 2, 'ema': 0.95, 'lr': 3e-3, 'codec_lr': 6e-3,
+        'views': ViewLearning(
+            codec_batch=8, batch=48, look_ahead=LOOK, components=8, jitter=(0.2, 0.0),
+            hidden_pieces=0.0,
+        ),
     }  # fmt: skip
-    return ViewPiecesTraining(
-        data=folder, held_out=folder, out=out, name='toy', **(small | options)
+    return PiecesTraining(
+        data={'toy': folder}, held_out={'toy': folder}, out=out, name='toy', **(small | options)
     )
 
 
@@ -184,6 +187,25 @@ def test_kin_change_places_with_their_words_and_unclean_futures_are_left_out(fol
     assert not np.isin(data._clips[data._anchors == 0], unclean).any()
 
 
+def test_both_colours_of_a_sentence_change_places(folder, tmp_path):
+    families = [['put', ['put {a} on {b}', 'top {b} with {a}']]]
+    rows = dict(np.load(folder / 'clips_0000.npz'))
+    rows['asked'] = np.stack([[0, goal, 1 - goal] for goal in rows['asked'][:, 1]])
+    ScenesWriter(tmp_path, META | {'families': families}).write('clips_0000', rows)
+    data = ScenesData(tmp_path, LOOK)
+    w = data.windows(np.random.default_rng(1), 300, still=0.0)
+    hand, cubes, heard = PIECES.index('hand'), (1, 2), set()
+    for b in range(300):
+        said = data.sentences[w.sentence[b]].split()
+        first = said[1] if said[0] == 'put' else said[3]
+        away = w.future[b, -1, 0, hand, 0] - w.future[b, -1, 0, cubes, 0]
+        nearer = w.now[b, 0, hand, 0] - w.now[b, 0, cubes, 0]
+        colour = ('red', 'blue').index(first)
+        assert abs(away[colour]) <= abs(nearer[colour]) + 1e-4
+        heard.add(data.sentences[w.sentence[b]])
+    assert len(heard) == 4
+
+
 def test_of_windows_that_show_nothing_but_rest_one_in_four_is_enough(folder, tmp_path):
     rows, after = dict(np.load(folder / 'clips_0000.npz')), 40
     for key in ('tracks', 'plane', 'turns', 'clean'):
@@ -197,12 +219,12 @@ def test_of_windows_that_show_nothing_but_rest_one_in_four_is_enough(folder, tmp
 
 
 def test_the_motions_of_what_lies_still_are_the_grounds(folder, tmp_path):
-    trainer = ViewPiecesTrainer(config(folder, tmp_path))
-    w = trainer.data.windows(np.random.default_rng(0), 64, still=0.0)
+    learner = PiecesTrainer(config(folder, tmp_path)).learners['toy']
+    w = learner.data.windows(np.random.default_rng(0), 64, still=0.0)
     numbers = motion_numbers(
-        trainer.shape, *(torch.from_numpy(x) for x in (w.now, w.future, w.plane)), (SIZE, SIZE)
+        learner.shape, *(torch.from_numpy(x) for x in (w.now, w.future, w.plane)), (SIZE, SIZE)
     )
-    wrist = numbers[..., 6 * len(trainer.shape.moves(0)) : -8]
+    wrist = numbers[..., 6 * len(learner.shape.moves(0)) : -8]
     assert wrist.abs().max() < 1e-3
     assert numbers[..., -8:].abs().max() > 1
 
@@ -211,9 +233,9 @@ def test_training_learns_and_resumes(trained, folder):
     info, out = trained
     curve = json.loads((out / 'curve_motion.json').read_text())
     # That it obeys is tested with the weights that ship: test_panda_planner.py.
-    assert curve[-1]['px4_anywhere'] < 0.8
-    assert json.loads((out / 'curve_codec.json').read_text())[-1]['px'] < 7  # px; guessing: 11
-    again = ViewPiecesTrainer(config(folder, out))
+    assert curve[-1]['toy_px4_anywhere'] < 0.8
+    assert json.loads((out / 'curve_codec.json').read_text())[-1]['toy_px'] < 7  # px; guessing: 11
+    again = PiecesTrainer(config(folder, out))
     again.resume()
     assert again.done == {'codec': 60, 'motion': 120}
     assert again.export('make toy').sha256 == info.sha256
@@ -221,15 +243,17 @@ def test_training_learns_and_resumes(trained, folder):
 
 def test_a_run_that_was_cut_short_ends_as_one_that_was_not(trained, folder, tmp_path):
     shorter = config(folder, tmp_path, validate_every=30)
-    trainer = ViewPiecesTrainer(shorter)
-    trainer.motion_step = lambda: 1 / 0  # after the codec, before anything of the motions is kept
+    trainer = PiecesTrainer(shorter)
+    # After the codec, before anything of the motions is kept.
+    step = trainer.step
+    trainer.step = lambda part: step(part) if part == 'codec' else 1 / 0
     with pytest.raises(ZeroDivisionError):
         trainer.run()
-    trainer = ViewPiecesTrainer(shorter)
+    trainer = PiecesTrainer(shorter)
     trainer.resume()
     assert trainer.done == {'codec': 60, 'motion': 0}
-    step, left = trainer.motion_step, iter(range(40))
-    trainer.motion_step = lambda: next(left) + step()
+    step, left = trainer.step, iter(range(40))
+    trainer.step = lambda part: next(left) + step(part)
     with pytest.raises(StopIteration):
         trainer.run()
     resumed = main_train(shorter, 'make toy')
@@ -241,7 +265,7 @@ def test_a_run_that_was_cut_short_ends_as_one_that_was_not(trained, folder, tmp_
 @pytest.fixture(scope='module')
 def planner(trained) -> ViewPiecesPlanner:
     info = find_checkpoint(str(trained[0].path), None, kind='planner')
-    return ViewPiecesPlanner.load(info, 0.2, (SIZE, 2 * SIZE))
+    return load_pieces(info, META['contract'], 0.2, (SIZE, 2 * SIZE))
 
 
 def canvas(t: float, cubes=((9, 24), (24, 24)), goal: int = 0) -> np.ndarray:
@@ -260,7 +284,7 @@ def test_plans_are_the_seeds_and_remember_where_it_began(planner):
 
 
 def test_of_motions_that_go_the_one_in_the_middle_is_painted(planner):
-    c = planner.network.config
+    c = planner.shape
     hand = 6 * c.moves(0).index(c.pieces.index('hand'))
     motions = torch.zeros(12, c.look_ahead, c.numbers)
     shifts = [0.0] * 6 + [4.0, 5.0, 5.2, 5.4, 6.0, -9.0]  # px to the right; the last one is odd
@@ -279,7 +303,7 @@ def test_after_pending_frames_the_plan_follows_the_last_one(planner):
 
 
 def test_what_cannot_be_planned_is_refused(planner, folder, tmp_path):
-    least = planner.network.codec.least('view')
+    least = planner.network.codec.least('toy')
     usual = least.clone()
     least[PIECES.index('hand')] = 1e6  # px: none is as large
     with pytest.raises(PlanRejectedError, match='cannot find the hand'):
@@ -288,7 +312,7 @@ def test_what_cannot_be_planned_is_refused(planner, folder, tmp_path):
     with pytest.raises(PlannerError, match='context has shape'):
         planner.plan(np.zeros((1, SIZE, SIZE, 3), np.uint8), 'touch red')
     with pytest.raises(PlannerError, match='2 square views'):
-        ViewPiecesPlanner(planner.network, 0.2, (SIZE, SIZE))
+        ViewPiecesPlanner(planner.network, 'toy', 0.2, (SIZE, SIZE))
     dark = planner.plan(np.zeros((1, SIZE, 2 * SIZE, 3), np.uint8), 'warm up')
     assert not dark.frames.any()
     assert dark.warm_start is None
@@ -297,4 +321,4 @@ def test_what_cannot_be_planned_is_refused(planner, folder, tmp_path):
     with pytest.raises(PiecesDataError, match='no tracks'):
         ScenesData(tmp_path, LOOK)
     with pytest.raises(PiecesDataError, match='no pictures'):
-        ViewPiecesTrainer(replace(config(folder, tmp_path), held_out=tmp_path))
+        ScenePictures(tmp_path)

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vera_core.checkpoint import CheckpointInfo
 from vera_core.gates import PlanRejectedError, Verdict
 from vera_core.seams import Image, Plan
-from vera_planner.compact import PlannerError, check_frames, default_threads, to_frames, to_signal
-from vera_planner.pieces_network import (
-    PiecesConfig,
-    PiecesNetwork,
-    check_canvas,
-    compose,
-    read_poses,
-)
+from vera_planner.compact import PlannerError, check_frames, to_frames, to_signal
+from vera_planner.pieces_codec import check_canvas, read_poses
+from vera_planner.pieces_compose import compose
+from vera_planner.pieces_network import PiecesNetwork, PoseShape
 from vera_planner.text import shared_encoder
 
-STEPS = 8
+STEPS = 8  # of sampling
 
 
 class PiecesPlanner:
@@ -55,9 +48,10 @@ class PiecesPlanner:
     ) -> None:
         if steps < 1:
             raise PlannerError(f'{steps} sampling steps; at least 1 is needed')
-        if embodiment not in network.config.pieces:
-            known = ', '.join(network.config.pieces)
-            raise PlannerError(f'no pieces of {embodiment!r} in this checkpoint; it knows {known}')
+        shape = network.config.shapes.get(embodiment)
+        if not isinstance(shape, PoseShape):
+            known = ', '.join(network.config.shapes)
+            raise PlannerError(f'no poses of {embodiment!r} in this checkpoint; it knows {known}')
         check_canvas(*canvas)
         self.network = network.eval().requires_grad_(False)
         self.embodiment = embodiment
@@ -65,40 +59,9 @@ class PiecesPlanner:
         self.canvas = canvas
         self.checkpoint_hash = checkpoint_hash
         self.steps = steps
-        self._moving = network.motion.of(embodiment).moving
+        self.shape = shape
+        self._moving = network.motion.poses(embodiment).moving
         self._encoder = shared_encoder()
-
-    @classmethod
-    def load(
-        cls,
-        info: CheckpointInfo,
-        fields: Mapping[str, Any],
-        frame_period: float,
-        canvas: tuple[int, int],
-        threads: int | None = None,
-        steps: int = STEPS,
-    ) -> PiecesPlanner:
-        """Build the network that the checkpoint describes and load its weights.
-
-        Args:
-            info: a planner's checkpoint that fits the contract.
-            fields: `contract.visual_fields()`: which of the checkpoint's embodiments this is.
-            frame_period: the contract's, s.
-            canvas: the contract's height and width.
-            threads: CPU threads of this process's torch; `default_threads` if None.
-            steps: sampling steps.
-        """
-        torch.set_num_threads(threads or default_threads())
-        config = PiecesConfig.from_dict(info.config)
-        network = PiecesNetwork(config)
-        network.load_state_dict(
-            {name: torch.from_numpy(array).float() for name, array in info.tensors().items()}
-        )
-        network.codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        plain = json.loads(json.dumps(fields))
-        ours = info.contract.get('any_of', [info.contract]).index(plain)
-        embodiment = list(config.pieces)[ours]
-        return cls(network, embodiment, frame_period, canvas, info.short_hash, steps)
 
     @torch.inference_mode()
     def plan(
@@ -119,7 +82,7 @@ class PiecesPlanner:
             PlannerError: no frame, or frames of another size than the canvas.
             PlanRejectedError: not all moving pieces are in the picture; the next one may be better.
         """
-        c = self.network.config
+        c = self.shape
         check_frames(context, self.canvas)
         if pending is not None:
             check_frames(pending, self.canvas, 'pending')
@@ -155,7 +118,7 @@ class PiecesPlanner:
         Raises:
             PlanRejectedError: a moving piece is not in the anchor.
         """
-        c, codec = self.network.config, self.network.codec
+        c, codec = self.shape, self.network.codec
         logits, votes = codec(pictures, self.embodiment)
         masks = logits.sigmoid()
         poses = read_poses(masks, votes)
@@ -163,7 +126,7 @@ class PiecesPlanner:
         # A link may be half out of the picture, and is a link; half a disc may be a reflection.
         least[self._moving] *= 0.2
         found = masks.sum((2, 3)) >= least
-        names = c.pieces[self.embodiment]
+        names = c.pieces
         lost = [names[k] for k in self._moving if not found[-1, k]]
         if lost and insist:
             raise PlanRejectedError(

@@ -77,19 +77,9 @@ def make_planner(
     canvas = (contract.canvas.height, contract.canvas.width)
     period = contract.video.frame_period
     if info.config.get('kind') == 'pieces':
-        from vera_planner import pieces
+        from vera_planner.pieces_checkpoint import load_pieces
 
-        return pieces.PiecesPlanner.load(
-            info, contract.visual_fields(), period, canvas, threads=threads,
-            steps=pieces.STEPS if steps is None else steps,
-        )  # fmt: skip
-    if info.config.get('kind') == 'view_pieces':
-        from vera_planner import view_pieces
-
-        return view_pieces.ViewPiecesPlanner.load(
-            info, period, canvas, threads=threads,
-            steps=view_pieces.STEPS if steps is None else steps,
-        )  # fmt: skip
+        return load_pieces(info, contract.visual_fields(), period, canvas, threads, steps)
     from vera_planner import compact
 
     return compact.CompactPlanner.load(

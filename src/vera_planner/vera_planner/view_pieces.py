@@ -8,22 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vera_core.checkpoint import CheckpointInfo
 from vera_core.gates import PlanRejectedError, Verdict
 from vera_core.seams import Image, Plan
-from vera_planner.compact import PlannerError, check_frames, default_threads, to_frames, to_signal
-from vera_planner.pieces_network import check_canvas, count_votes
+from vera_planner.compact import PlannerError, check_frames, to_frames, to_signal
+from vera_planner.pieces import STEPS
+from vera_planner.pieces_codec import check_canvas, count_votes
+from vera_planner.pieces_network import PiecesNetwork
 from vera_planner.text import shared_encoder
 from vera_planner.view_pieces_motion import AFFINE, PLANE, compose_view
-from vera_planner.view_pieces_network import (
-    ViewPiecesConfig,
-    ViewPiecesNetwork,
-    importance,
-    plane_affine,
-)
-from vera_planner.view_pieces_training import RIM
+from vera_planner.view_pieces_network import RIM, ViewShape, importance, plane_affine
 
-STEPS = 8
 # Motions that are sampled. Where the expert would go on or rest, which cannot always be seen, some
 # rest, and a plan that rests would rest for ever: one of those that go is painted. While there is
 # some way to go it is the one in the middle, since the farthest may be the odd one out that goes
@@ -52,20 +46,22 @@ class Sight:
 
 
 class ViewPiecesPlanner:
-    """VideoPlanner over a trained `ViewPiecesNetwork`.
+    """VideoPlanner over a trained `PiecesNetwork`, of an embodiment that several cameras see.
 
     It remembers one thing from plan to plan, through `warm_start`: where everything was when the
     goal began. Otherwise only the newest frame counts.
 
     Args:
         network: the trained network, in evaluation mode.
+        embodiment: which of the network's.
         frame_period: seconds between frames.
         canvas: height and width of the frames: the views side by side, square, multiples of 16 px.
         checkpoint_hash: first 16 hex digits of the weights' SHA-256.
         steps: sampling steps of the motions; they cost little.
 
     Raises:
-        PlannerError: a canvas that does not hold the views, or no step.
+        PlannerError: an embodiment that the network does not know in views, a canvas that does not
+            hold them, or no step.
         ValueError: a size that the codec cannot take.
     """
 
@@ -73,7 +69,8 @@ class ViewPiecesPlanner:
 
     def __init__(
         self,
-        network: ViewPiecesNetwork,
+        network: PiecesNetwork,
+        embodiment: str,
         frame_period: float,
         canvas: tuple[int, int],
         checkpoint_hash: str = '',
@@ -81,44 +78,23 @@ class ViewPiecesPlanner:
     ) -> None:
         if steps < 1:
             raise PlannerError(f'{steps} sampling steps; at least 1 is needed')
+        shape = network.config.shapes.get(embodiment)
+        if not isinstance(shape, ViewShape):
+            known = ', '.join(network.config.shapes)
+            raise PlannerError(f'no views of {embodiment!r} in this checkpoint; it knows {known}')
         height, width = canvas
-        views = len(network.config.views)
+        views = len(shape.views)
         if width != views * height:
             raise PlannerError(
                 f'canvas {height}x{width}: {views} square views side by side are needed'
             )
         check_canvas(height, height)
         self.network = network.eval().requires_grad_(False)
+        self.embodiment, self.shape = embodiment, shape
         self.frame_period, self.canvas = frame_period, canvas
         self.checkpoint_hash, self.steps = checkpoint_hash, steps
         self._size = (height, height)
         self._encoder = shared_encoder()
-
-    @classmethod
-    def load(
-        cls,
-        info: CheckpointInfo,
-        frame_period: float,
-        canvas: tuple[int, int],
-        threads: int | None = None,
-        steps: int = STEPS,
-    ) -> ViewPiecesPlanner:
-        """Build the network that the checkpoint describes and load its weights.
-
-        Args:
-            info: a planner's checkpoint that fits the contract.
-            frame_period: the contract's, s.
-            canvas: the contract's height and width.
-            threads: CPU threads of this process's torch; `default_threads` if None.
-            steps: sampling steps.
-        """
-        torch.set_num_threads(threads or default_threads())
-        network = ViewPiecesNetwork(ViewPiecesConfig.from_dict(info.config))
-        network.load_state_dict(
-            {name: torch.from_numpy(array).float() for name, array in info.tensors().items()}
-        )
-        network.codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(network, frame_period, canvas, info.short_hash, steps)
 
     @torch.inference_mode()
     def plan(
@@ -143,7 +119,7 @@ class ViewPiecesPlanner:
         if pending is not None:
             check_frames(pending, self.canvas, 'pending')
         anchor = context[-1] if pending is None else pending[-1]
-        views = to_signal(np.stack(np.split(anchor, len(self.network.config.views), axis=1)))
+        views = to_signal(np.stack(np.split(anchor, len(self.shape.views), axis=1)))
         dark = not anchor.any()
         now = self.look(views, insist=not dark)
         if dark:  # this is for warming up
@@ -158,11 +134,12 @@ class ViewPiecesPlanner:
         text = torch.from_numpy(self._encoder(prompt))[None]
         motion = self.network.motion
         scene = motion.encode(
-            now.middles[None], now.seen[None], now.turns[None], began.middles[None],
-            began.seen[None], text, self._size,
+            self.embodiment, now.middles[None], now.seen[None], now.turns[None],
+            began.middles[None], began.seen[None], text, self._size,
         )
         found = motion.sample(
-            scene.expand(CANDIDATES, -1), self.steps, torch.Generator().manual_seed(seed)
+            self.embodiment, scene.expand(CANDIDATES, -1), self.steps,
+            torch.Generator().manual_seed(seed),
         )
         numbers = found[self._chosen(found)]
         frames = self.paint(views, now, numbers)
@@ -179,14 +156,15 @@ class ViewPiecesPlanner:
         Raises:
             PlanRejectedError: `insist`, and the hand is in no fixed camera's picture.
         """
-        c, codec = self.network.config, self.network.codec
-        logits, votes = codec(views, 'view')
+        c, codec = self.shape, self.network.codec
+        logits, votes = codec(views, self.embodiment)
         masks = logits.sigmoid()
         middles, ways = count_votes(masks, votes)
         area = masks.sum((2, 3))
         limit = middles.new_tensor([self._size[1], self._size[0]]) - RIM
-        seen = (area >= codec.least('view')) & ((middles > RIM) & (middles < limit)).all(-1)
-        hand, fixed = c.pieces.index('hand'), self.network.motion.fixed
+        inside = ((middles > RIM) & (middles < limit)).all(-1)
+        seen = (area >= codec.least(self.embodiment)) & inside
+        hand, fixed = c.pieces.index('hand'), self.network.motion.views(self.embodiment).fixed
         if insist and not seen[fixed, hand].any():
             raise PlanRejectedError(
                 Verdict(
@@ -204,7 +182,7 @@ class ViewPiecesPlanner:
 
     def _chosen(self, numbers: Tensor) -> int:
         """Which of the motions [B, M, numbers] is painted."""
-        c = self.network.config
+        c = self.shape
         first = AFFINE * c.moves(0).index(c.pieces.index('hand'))
         away = numbers[..., first : first + 2].norm(dim=-1)
         way = away.sum(1)
@@ -216,7 +194,7 @@ class ViewPiecesPlanner:
 
     def paint(self, views: Tensor, now: Sight, numbers: Tensor) -> Tensor:
         """Frames [M, 3, H, W] of the canvas, from the motions [M, numbers] since the anchor."""
-        c = self.network.config
+        c = self.shape
         ground = numbers[:, -PLANE:]
         # A trace of a piece that is not there would take what lies under it away.
         masks = ((now.masks - _TRACE) / (1 - _TRACE)).clamp_min(0)
@@ -252,4 +230,4 @@ class ViewPiecesPlanner:
         return torch.cat(out, -1)
 
 
-__all__ = ['STEPS', 'Sight', 'ViewPiecesPlanner']
+__all__ = ['Sight', 'ViewPiecesPlanner']

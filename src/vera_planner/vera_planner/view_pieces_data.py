@@ -121,6 +121,11 @@ class ScenesData:
         rests = np.nanmax(np.abs(then - now)[..., :2], axis=(1, 2, 3)) < 0.5
         kept = ~rests | (np.arange(len(clips)) % REST == 0)
         self._clips, self._anchors = clips[kept], anchors[kept]
+        # A kind of goal is drawn as often as the root of its windows' number: long ones have many.
+        _, kinds, counts = np.unique(
+            self.asked[self._clips, 0], return_inverse=True, return_counts=True
+        )
+        self._drawn = np.cumsum(1 / np.sqrt(counts)[kinds])
         self._say()
 
     def __len__(self) -> int:
@@ -137,11 +142,14 @@ class ScenesData:
             self.sentences += sentences
             self._said[key] = np.arange(begin, len(self.sentences))
 
+        colours = range(len(words))
         for f, (_, templates) in enumerate(self.meta['families']):
-            for a in range(-1, len(words)):
-                uses = any('{a}' in t for t in templates)
-                if uses == (a >= 0):
-                    add((f, a, -1), [t.format(a=words[a] if uses else '') for t in templates])
+            a_named, b_named = ('{' + x + '}' in templates[0] for x in 'ab')
+            for a in colours if a_named else (-1,):
+                for b in colours if b_named else (-1,):
+                    if a != b or a < 0:
+                        say = {'a': words[a], 'b': words[b]}
+                        add((f, a, b), [t.format(**say) for t in templates])
         add((-1, -1, -1), list(self.meta['still']))
 
     def windows(
@@ -159,7 +167,7 @@ class ScenesData:
             clips = rng.choice(np.flatnonzero(self.clean[:, 1 : self.look_ahead + 1].all(1)), size)
             anchors = np.zeros(size, np.int64)
         else:
-            drawn = rng.integers(len(self._clips), size=size)
+            drawn = np.searchsorted(self._drawn, rng.random(size) * self._drawn[-1], side='right')
             clips, anchors = self._clips[drawn], self._anchors[drawn]
         ahead = anchors[:, None] + np.arange(self.look_ahead + 1)
         tracks = self.tracks[clips[:, None], ahead]
@@ -182,8 +190,9 @@ class ScenesData:
                 start[:, :, self.kin], source[:, None, :, None], axis=2
             )
             turns[:, self.kin] = turns[:, self.kin][row, source]
-            named = asked[:, 1] >= 0
-            asked[named, 1] = order[np.flatnonzero(named), asked[named, 1]]
+            for word in (1, 2):
+                named = np.flatnonzero(asked[:, word] >= 0)
+                asked[named, word] = order[named, asked[named, word]]
         calm = rng.random(size) < still
         for b in np.flatnonzero(calm):
             gone = np.flatnonzero(np.isnan(start[b, 0, self.kin, 0]))

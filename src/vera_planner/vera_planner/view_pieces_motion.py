@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  torch's own convention
 
-from vera_planner.pieces_network import fill
+from vera_planner.pieces_compose import fill
 
 REACH = 10.0  # px from a piece's middle at which the numbers of its linear part are shifts in px
 AFFINE, PLANE = 6, 8  # numbers

@@ -1,22 +1,18 @@
-"""Networks of the planner of several cameras: the codec, and a planner of motions.
+"""The pieces planner's ends of an embodiment that several cameras see.
 
-The codec is that of the pieces planner, shown one view after the other. The planner of motions sees
-where each piece is in each view, where it was when the goal began, and the sentence; it is a
-diffusion model over how all pieces move in all views, in the coordinates of the motions' principal
-components.
+The codec is shown one view after the other. The planner of motions sees where each piece is in each
+view, where it was when the goal began, and the sentence; it imagines how all pieces move in all
+views, in the coordinates of the motions' principal components.
 """
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  torch's own convention
 
-from vera_planner.pieces_network import Codec, PiecesConfig, _Attention, _waves
+from vera_planner.pieces_trunk import Trunk, waves
 from vera_planner.text import DIM as TEXT_DIM
 from vera_planner.view_pieces_motion import (
     AFFINE,
@@ -27,13 +23,14 @@ from vera_planner.view_pieces_motion import (
     plane_between,
 )
 
+RIM = 1.0  # px: a middle nearer to the picture's rim does not count as seen
 _OCTAVES = 5
 _FAR = 80.0  # px: a larger motion within a plan is taken as this
 
 
 @dataclass(frozen=True)
-class ViewPiecesConfig:
-    """Shape of a planner of several cameras.
+class ViewShape:
+    """An embodiment that several cameras see.
 
     Attributes:
         views: names, left to right on the canvas; all square and of one size.
@@ -43,8 +40,6 @@ class ViewPiecesConfig:
         still: pieces that never move by themselves.
         tool: pieces whose middle says where the tool is; they ride with the moving camera.
         look_ahead: frames imagined.
-        width: channels of the codec at half the picture.
-        tokens: width of a piece's token. hidden: of the planner of motions; depth: its blocks.
         components: principal components of the motions.
     """
 
@@ -55,23 +50,7 @@ class ViewPiecesConfig:
     still: tuple[str, ...]
     tool: tuple[str, ...]
     look_ahead: int = 8
-    width: int = 16
-    tokens: int = 128
-    hidden: int = 256
-    depth: int = 3
     components: int = 64
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as stored in a checkpoint."""
-        return {'kind': 'view_pieces', **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ViewPiecesConfig:
-        """The inverse of `to_dict`."""
-        plain: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != 'kind'
-        }
-        return cls(**plain)
 
     def place(self, names: tuple[str, ...]) -> list[int]:
         """Where those pieces are among all."""
@@ -102,12 +81,12 @@ def plane_affine(plane: Tensor, at: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def motion_numbers(
-    config: ViewPiecesConfig, now: Tensor, future: Tensor, plane: Tensor, size: tuple[int, int]
+    shape: ViewShape, now: Tensor, future: Tensor, plane: Tensor, size: tuple[int, int]
 ) -> Tensor:
     """Motions of windows, [B, M, numbers]; 0 where something is not there.
 
     Args:
-        config: which pieces.
+        shape: which pieces.
         now: tracks [B, V, K, 8] of the anchor.
         future: tracks [B, M, V, K, 8].
         plane: homographies [B, M + 1, 3, 3] of the ground in the moving view.
@@ -116,12 +95,12 @@ def motion_numbers(
     b, m = future.shape[:2]
     ground = plane_between(plane[:, :1].expand(b, m, 3, 3), plane[:, 1:], size)
     parts = []
-    for v, name in enumerate(config.views):
-        moves = config.moves(v)
+    for v, name in enumerate(shape.views):
+        moves = shape.moves(v)
         before = now[:, v, moves][:, None].expand(b, m, len(moves), -1)
         found = affine_between(before, future[:, :, v, moves])
-        if name == config.moving_view:
-            loose = [i for i, k in enumerate(moves) if config.pieces[k] not in config.tool]
+        if name == shape.moving_view:
+            loose = [i for i, k in enumerate(moves) if shape.pieces[k] not in shape.tool]
             at = now[:, v, moves][:, loose, :2]
             inside = ((at > 0) & (at < at.new_tensor([size[1], size[0]]))).all(-1)
             at = at.nan_to_num()
@@ -136,29 +115,33 @@ def motion_numbers(
     return torch.cat(parts, -1).nan_to_num().clamp(-_FAR, _FAR)
 
 
-def importance(config: ViewPiecesConfig) -> Tensor:
+def importance(shape: ViewShape) -> Tensor:
     """What an error of 1 px of each number weighs, [M, numbers]: what the translator lives on."""
     parts = []
-    for v, name in enumerate(config.views):
-        moves = config.moves(v)
+    for v, name in enumerate(shape.views):
+        moves = shape.moves(v)
         weight = torch.full((len(moves), AFFINE), 1.5)
-        if name == config.moving_view:
+        if name == shape.moving_view:
             weight[:] = 0.5
-            weight[[moves.index(k) for k in config.place(config.tool)]] = 3.0
+            weight[[moves.index(k) for k in shape.place(shape.tool)]] = 3.0
         weight[:, 2:] *= 0.5
         parts.append(weight.flatten())
     parts.append(torch.ones(PLANE))
-    ahead = torch.linspace(1.0, 0.6, config.look_ahead)
+    ahead = torch.linspace(1.0, 0.6, shape.look_ahead)
     return ahead[:, None] * torch.cat(parts)
 
 
-class SceneNetwork(nn.Module):
-    """Where pieces are, and a sentence -> motions of all pieces in all views; a diffusion model."""
+class ViewEnds(nn.Module):
+    """What an embodiment seen by several cameras has of its own.
 
-    def __init__(self, config: ViewPiecesConfig) -> None:
+    Motions are in units of their principal components' spread, [B, components].
+    """
+
+    def __init__(self, shape: ViewShape, width: int, hidden: int) -> None:
         super().__init__()
-        self.config = c = config
-        views, width, hidden = len(c.views), c.tokens, c.hidden
+        self.shape = c = shape
+        views = len(c.views)
+        self.coordinates = (c.components,)
         # The other pieces go where the hand goes.
         self.eyed = c.place((*c.still, *c.kin, 'hand', *c.tool))
         eyed = [c.pieces[k] for k in self.eyed]
@@ -171,22 +154,7 @@ class SceneNetwork(nn.Module):
         self.own = nn.Parameter(torch.randn(len(names), features, width) / features**0.5)
         self.bias = nn.Parameter(torch.randn(len(eyed), width) * 0.3)
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
-        self.text = nn.Linear(TEXT_DIM, width)
-        self.layers = nn.ModuleList([_Attention(width) for _ in range(2)])
-        self.gather = nn.Linear(2 * width, hidden)
-        self.condition = nn.Sequential(
-            nn.SiLU(), nn.Linear(hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, hidden)
-        )
-        self.level = nn.Sequential(nn.Linear(16, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
-        self.films = nn.ModuleList(nn.Linear(hidden, 2 * hidden) for _ in range(c.depth))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, hidden))
-            for _ in range(c.depth)
-        )
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(hidden, elementwise_affine=False) for _ in range(c.depth)
-        )
-        self.last = nn.LayerNorm(hidden)
+        self.gather = nn.Linear(width, hidden)
         self.enter = nn.Linear(c.components, hidden)
         self.leave = nn.Linear(hidden, c.components)
         nn.init.zeros_(self.leave.weight)
@@ -201,6 +169,7 @@ class SceneNetwork(nn.Module):
 
     def encode(
         self,
+        trunk: Trunk,
         middles: Tensor,
         seen: Tensor,
         turns: Tensor,
@@ -212,6 +181,7 @@ class SceneNetwork(nn.Module):
         """The scene as one vector [B, hidden].
 
         Args:
+            trunk: the shared one.
             middles: of pieces [B, V, K, 2] px.
             seen: bool [B, V, K], where they count.
             turns: cosines and sines [B, K, 2]; 0 where not known.
@@ -220,7 +190,7 @@ class SceneNetwork(nn.Module):
             text: the sentence's embedding [B, 384].
             size: height and width of a view, px.
         """
-        c = self.config
+        c = self.shape
         half = middles.new_tensor([size[1] / 2, size[0] / 2])
         at = torch.where(seen[..., None], middles, half)
         tool = c.place(c.tool)
@@ -230,8 +200,8 @@ class SceneNetwork(nn.Module):
         known = seen[..., None].to(at)
         both = known * (weight.sum(2) > 0)[:, :, None]
         here = torch.cat(
-            [known, known * _waves((at - half) / half, _OCTAVES),
-             both * _waves(away, _OCTAVES + 1)], -1,
+            [known, known * waves((at - half) / half, _OCTAVES),
+             both * waves(away, _OCTAVES + 1)], -1,
         ).transpose(1, 2).flatten(2)  # fmt: skip
         here, turns = here[:, self.eyed], turns[:, self.eyed]
         then = (seen & start_seen)[:, self.fixed]
@@ -244,42 +214,11 @@ class SceneNetwork(nn.Module):
         features = torch.cat([here, turns, there[..., None].to(at), before], -1)
         tokens = torch.einsum('bkf,kfc->bkc', features, self.own[self.kind]) + self.bias
         tokens = tokens + self.mlp(tokens)
-        words = self.text(((text - self.text_mean) * self.text_scale).clamp(-4, 4))
-        x = torch.cat([tokens, words[:, None]], dim=1)
-        counts = torch.cat([there, torch.ones_like(there[:, :1])], dim=1)
-        for layer in self.layers:
-            x = layer(x, counts)
+        x = trunk.read(tokens, there, (text - self.text_mean) * self.text_scale)
         body = (x[:, self.body] * there[:, self.body, None]).mean(1)
-        out: Tensor = self.condition(self.gather(torch.cat([x[:, -1], body], -1)))
-        return out
+        return trunk.scene(self.gather(body), x[:, -1])
 
-    def denoise(self, z: Tensor, level: Tensor, scene: Tensor) -> Tensor:
-        """The clean components [B, components] of noisy ones at levels [B] in 0..1."""
-        angle = level[:, None] * torch.exp(torch.linspace(0, 5, 8, device=z.device))
-        cond = F.silu(scene + self.level(torch.cat([angle.sin(), angle.cos()], -1)))
-        x = self.enter(z) + scene
-        for film, norm, block in zip(self.films, self.norms, self.blocks, strict=True):
-            scale, shift = film(cond).chunk(2, -1)
-            x = x + block(norm(x) * (1 + scale) + shift)
-        out: Tensor = self.leave(self.last(x))
-        return out
-
-    def sample(self, scene: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-        """Motions [B, M, numbers] since the anchor, by Euler steps from noise."""
-        c = self.config
-        z = torch.randn(len(scene), c.components, generator=generator)
-        clean = z
-        for t, s in itertools.pairwise(torch.linspace(1, 0, steps + 1).tolist()):
-            clean = self.denoise(z, torch.full((len(scene),), t), scene)
-            z = (1 - s) * clean + s * (z - (1 - t) * clean) / t
+    def motions(self, clean: Tensor) -> Tensor:
+        """Motions [B, M, numbers] since the anchor."""
+        c = self.shape
         return (clean @ self.basis).unflatten(-1, (c.look_ahead, c.numbers))
-
-
-class ViewPiecesNetwork(nn.Module):
-    """Codec and planner of motions, as one checkpoint holds them."""
-
-    def __init__(self, config: ViewPiecesConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.codec = Codec(PiecesConfig(pieces={'view': config.pieces}, width=config.width))
-        self.motion = SceneNetwork(config)

@@ -211,7 +211,7 @@ class _Performance:
         self._comparisons.append(
             Comparison(
                 title=task.prompt,
-                real=[self._watcher.image_at(stamp) for stamp in stamps],
+                real=[watcher.canvas_at(stamp) for stamp in stamps],
                 imagined=[plan.anchor, *plan.frames],
             )
         )

@@ -15,7 +15,7 @@ from vera_core.checkpoint import CheckpointInfo
 
 HELD_OUT_CLIPS = 250
 CLIPS, PICTURES = 12000, 6000
-PANDA_CLIPS, PANDA_PICTURES = 2100, 4000
+PANDA_CLIPS, PANDA_PICTURES = 3500, 8000
 # Held-out scenes come from seeds of their own, whatever the training's seed is.
 HELD_OUT_SEED = 1_000_003
 
@@ -72,8 +72,7 @@ def planner(
         }
         options |= {'out': out, 'seed': seed, 'threads': threads}
         try:
-            train = _view_pieces if 'panda' in embodiments else _pieces
-            info = train(embodiments, data, clips, pictures, shares, name, options, resume)
+            info = _pieces(embodiments, data, clips, pictures, shares, name, options, resume)
         except (ValueError, OSError) as error:
             raise CommandError(str(error)) from error
         _tell(info, as_json)
@@ -139,16 +138,24 @@ def _pieces(
     resume: bool,
 ) -> CheckpointInfo:
     """Train one pieces planner for all `embodiments`."""
+    from vera_bringup.panda_videos import write_scenes
     from vera_bringup.piece_videos import write_piece_videos
     from vera_core.contract import load_contract
 
-    contracts = {c.embodiment: c for c in map(load_contract, embodiments)}
     seed = options['seed']
-    folders = {name: data / f'{name}_pieces_s{seed}' for name in contracts}
+    contracts = {c.embodiment: c for c in map(load_contract, embodiments)}
+    folders: dict[str, Path] = {}
     for embodiment, contract in contracts.items():
-        folder = folders[embodiment]
-        write_piece_videos(contract, folder / 'held_out', 500, 500, seed + HELD_OUT_SEED)
-        write_piece_videos(contract, folder / 'train', clips or CLIPS, pictures or PICTURES, seed)
+        several = len(contract.cameras) > 1
+        kind = 'scenes' if several else 'pieces'
+        folder = folders[embodiment] = data / f'{embodiment}_{kind}_s{seed}'
+        if several:
+            held_out, made = (150, 200), (clips or PANDA_CLIPS, pictures or PANDA_PICTURES)
+        else:
+            held_out, made = (500, 500), (clips or CLIPS, pictures or PICTURES)
+        write = write_scenes if several else write_piece_videos
+        write(contract, folder / 'held_out', *held_out, seed + HELD_OUT_SEED)
+        write(contract, folder / 'train', *made, seed)
     from vera_planner.pieces_training import PiecesTraining, main_train
 
     config = PiecesTraining(
@@ -158,37 +165,6 @@ def _pieces(
         name=name or '_'.join(['pieces', *contracts]),
         **options,
     )
-    return main_train(config, _command(), resume=resume)
-
-
-def _view_pieces(
-    embodiments: list[str],
-    data: Path,
-    clips: int,
-    pictures: int,
-    shares: str,
-    name: str,
-    options: dict[str, Any],
-    resume: bool,
-) -> CheckpointInfo:
-    """Train the planner of several cameras."""
-    from vera_bringup.panda_videos import write_scenes
-    from vera_core.contract import load_contract
-
-    if len(embodiments) > 1 or shares:
-        raise CommandError(
-            'the Panda has a planner of its own; train it alone: vera train planner panda'
-        )
-    contract, seed = load_contract(embodiments[0]), options['seed']
-    folder = data / f'{contract.embodiment}_scenes_s{seed}'
-    write_scenes(contract, folder / 'held_out', 100, 200, seed + HELD_OUT_SEED)
-    write_scenes(contract, folder / 'train', clips or PANDA_CLIPS, pictures or PANDA_PICTURES, seed)
-    from vera_planner.view_pieces_training import ViewPiecesTraining, main_train
-
-    config = ViewPiecesTraining(
-        data=folder / 'train', held_out=folder / 'held_out',
-        name=name or f'pieces_{contract.embodiment}', **options,
-    )  # fmt: skip
     return main_train(config, _command(), resume=resume)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sensor_msgs.msg import Image as ImageMsg
 
 from vera_bringup.executions import Executions
 from vera_bringup.nodes.client import VeraClient
+from vera_core.canvas import tile
 from vera_core.clocks import seconds_to_ns
 from vera_core.contract import Contract
 from vera_core.nodes.convert import frames_from_msgs, image_from_msg, stamp_from_msg
@@ -47,17 +49,21 @@ class Watcher(VeraClient):
 
     def __init__(self, contract: Contract, domain: int, namespace: str, patience: float) -> None:
         super().__init__(domain, namespace, patience)
-        self._camera = contract.cameras[0]
+        self._contract = contract
         self.plans: list[SeenPlan] = []
         self.chunk_latencies: list[float] = []
         self._executions = Executions()
-        self._frames: deque[tuple[int, ImageMsg]] = deque(
-            maxlen=int(CAMERA_SECONDS * self._camera.rate)
-        )
+        self._frames: dict[str, deque[tuple[int, ImageMsg]]] = {
+            camera.name: deque(maxlen=int(CAMERA_SECONDS * camera.rate))
+            for camera in contract.cameras
+        }
 
     def __enter__(self) -> Watcher:
         super().__enter__()
-        self.node.create_subscription(ImageMsg, self._camera.topic, self._on_image, IMAGE)
+        for camera in self._contract.cameras:
+            self.node.create_subscription(
+                ImageMsg, camera.topic, partial(self._on_image, camera.name), IMAGE
+            )
         self.node.create_subscription(VisualPlan, 'visual_plan', self._on_plan, PLAN)
         self.node.create_subscription(ActionChunk, 'action_chunk', self._on_chunk, CHUNK)
         return self
@@ -73,8 +79,8 @@ class Watcher(VeraClient):
         """See Executions.of."""
         return self._executions.of(plan.goal_id, plan.plan_seq, plan.anchor_stamp, plan.duration)
 
-    def _on_image(self, message: ImageMsg) -> None:
-        self._frames.append((stamp_from_msg(message), message))
+    def _on_image(self, camera: str, message: ImageMsg) -> None:
+        self._frames[camera].append((stamp_from_msg(message), message))
 
     def _on_plan(self, message: VisualPlan) -> None:
         self.plans.append(
@@ -99,22 +105,28 @@ class Watcher(VeraClient):
         """The first object in which the tip stayed in this episode; '' if none."""
         return self.sim.dwelled if self.sim is not None else ''
 
-    def image_at(self, stamp: int) -> NDArray[np.uint8] | None:
-        """The camera image nearest to `stamp` [ns], or None if none is within one period."""
-        if not self._frames:
-            return None
-        nearest, message = min(self._frames, key=lambda frame: abs(frame[0] - stamp))
-        if abs(nearest - stamp) > self._camera.period_ns:
-            return None
-        return image_from_msg(message)
+    def canvas_at(self, stamp: int) -> NDArray[np.uint8] | None:
+        """The canvas of the images nearest to `stamp` [ns]; None if one is a period away."""
+        images = {}
+        for camera in self._contract.cameras:
+            frames = self._frames[camera.name]
+            if not frames:
+                return None
+            nearest, message = min(frames, key=lambda frame: abs(frame[0] - stamp))
+            if abs(nearest - stamp) > camera.period_ns:
+                return None
+            images[camera.name] = image_from_msg(message)
+        return tile(images, self._contract)
 
     def wait_for_episode(self, seed: int, timeout: float) -> bool:
         """Whether the simulator's truth of this episode arrives in time."""
         return self.until(lambda: self.sim is not None and self.sim.seed == seed, timeout)
 
     def wait_for_frames(self, since: int, timeout: float) -> bool:
-        """Whether a camera frame younger than `since` [ns] arrives in time."""
-        return self.until(lambda: bool(self._frames) and self._frames[-1][0] > since, timeout)
+        """Whether a frame younger than `since` [ns] arrives in time, from every camera."""
+        return self.until(
+            lambda: all(f and f[-1][0] > since for f in self._frames.values()), timeout
+        )
 
     @staticmethod
     def now() -> int:

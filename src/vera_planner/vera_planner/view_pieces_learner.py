@@ -1,121 +1,105 @@
-"""Trains the planner of several cameras: the codec on pictures, the motions on tracks."""
+"""What the pieces planner learns of an embodiment that several cameras see."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  torch's own convention
 
-from vera_core.checkpoint import CheckpointInfo
 from vera_planner.compact import to_signal
-from vera_planner.parts_training import PARTS, PartsTrainer, PartsTraining, mask_loss, noise_levels
-from vera_planner.pieces_network import count_votes
+from vera_planner.pieces_codec import count_votes
+from vera_planner.pieces_learner import Learner
+from vera_planner.pieces_losses import mask_loss, noise_levels
+from vera_planner.pieces_network import PiecesNetwork
 from vera_planner.text import shared_encoder
 from vera_planner.view_pieces_data import ScenePictures, ScenesData, SceneWindows
-from vera_planner.view_pieces_network import (
-    ViewPiecesConfig,
-    ViewPiecesNetwork,
-    importance,
-    motion_numbers,
-)
+from vera_planner.view_pieces_network import RIM, ViewShape, importance, motion_numbers
 
 SEEN = 6.0  # px: area from which a piece counts as seen in a picture of the training
-RIM = 1.0  # px: a middle nearer to the picture's rim does not count as seen
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewPiecesTraining(PartsTraining):
-    """One training run.
+class ViewLearning:
+    """How an embodiment that several cameras see is learned.
 
     Attributes:
-        data: folder of tracks and pictures; held_out: for validation.
+        codec_batch: pictures of a step, one view each.
+        batch: windows of a step; draws: noise levels for each.
+        look_ahead: frames imagined; components: principal components of the motions.
         jitter: spread of the codec's errors that places [px] and turns are disturbed by, smaller
             for half of the windows.
         hidden_pieces: share of pieces that a view does not show.
         blur: of the sentence's embedding, in units of its spread.
     """
 
-    data: Path
-    held_out: Path
-    name: str = 'pieces_panda'
-    codec_steps: int = 4000
     codec_batch: int = 12
-    steps: int = 10000
     batch: int = 192
-    warmup: int = 200
-    ema: float = 0.998
+    draws: int = 2
+    look_ahead: int = 8
+    components: int = 64
     jitter: tuple[float, float] = (0.9, 0.3)
     hidden_pieces: float = 0.06
     blur: float = 0.4
-    validate_every: int = 200
-    width: int = 16
-    hidden: int = 256
-    depth: int = 3
-    look_ahead: int = 8
-    components: int = 64
 
 
-class ViewPiecesTrainer(PartsTrainer):
-    """Holds all that an exact resume needs."""
+class ViewLearner(Learner):
+    """Learner of an embodiment that several cameras see.
 
-    config: ViewPiecesTraining
+    Args:
+        name: of the embodiment.
+        data: folder of tracks and pictures; held_out: for validation.
+        options: how.
+    """
 
-    def __init__(self, config: ViewPiecesTraining) -> None:
-        super().__init__(config)
-        c = config
-        meta = json.loads((Path(c.data) / 'scenes.json').read_text(encoding='utf-8'))
-        self.meta = meta
-        tool = tuple(name for name in meta['pieces'] if name.endswith('finger'))
-        self.shape = ViewPiecesConfig(
+    STEPS: ClassVar[dict[str, int]] = {'codec': 9000, 'motion': 14000}
+    shape: ViewShape
+
+    def __init__(self, name: str, data: Path, held_out: Path, options: ViewLearning) -> None:
+        self.name, self.options = name, options
+        self.data = ScenesData(data, options.look_ahead)
+        self.held_out = ScenesData(held_out, options.look_ahead)
+        meta = self.data.meta
+        tool = tuple(piece for piece in meta['pieces'] if piece.endswith('finger'))
+        self.shape = ViewShape(
             views=tuple(meta['views']), moving_view=meta['moving_view'],
             pieces=tuple(meta['pieces']), kin=tuple(meta['kin']), still=tuple(meta['fixtures']),
-            tool=tool, look_ahead=c.look_ahead, width=c.width, hidden=c.hidden, depth=c.depth,
-            components=c.components,
+            tool=tool, look_ahead=options.look_ahead, components=options.components,
         )  # fmt: skip
-        self.network = ViewPiecesNetwork(self.shape)
-        self.network.codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.pictures, self.shown = ScenePictures(c.data), ScenePictures(c.held_out)
+        self.contract = meta['contract']
+        self.pictures, self.shown = ScenePictures(data), ScenePictures(held_out)
         self.size: tuple[int, int] = self.pictures.frames.shape[2:4]
-        self.network.codec.least('view').fill_(0.8 * SEEN)
-        if 'motion' in c.parts:
-            self.data = ScenesData(c.data, c.look_ahead)
-            self.held_out = ScenesData(c.held_out, c.look_ahead)
-            self._measure_motions()
-        self._own(self.network)
+        self.recipe = meta['recipe'] | {'clips': len(self.data), 'pictures': len(self.pictures)}
 
     @torch.no_grad()
-    def _measure_motions(self) -> None:
+    def measure(self, network: PiecesNetwork) -> None:
         """Principal components of the motions, and spread of the sentences, of the data."""
-        rng = np.random.default_rng(self.config.seed)
-        motion, weight = self.network.motion, importance(self.shape).flatten()
+        network.codec.least(self.name).fill_(0.8 * SEEN)
+        rng, ends = np.random.default_rng(0), network.motion.views(self.name)
+        weight = importance(self.shape).flatten()
         rows = [self._numbers(self.data.windows(rng, 1000)).flatten(1) for _ in range(5)]
         x = (torch.cat(rows) * weight).double()
         values, vectors = torch.linalg.eigh(x.T @ x / len(x))
         count = self.shape.components
         spread = values[-count:].flip(0).clamp_min(1e-8).sqrt()
         axes = vectors[:, -count:].flip(1).T
-        motion.basis.copy_((spread[:, None] * axes / weight).float())
-        self._coordinates()
+        ends.basis.copy_((spread[:, None] * axes / weight).float())
+        # From motions to components, and what an error of each weighs.
+        scaled = ends.basis * weight
+        spread = scaled.norm(dim=1)
+        self.into = (scaled / spread[:, None] ** 2 * weight).T
+        self.weight = (spread / spread[0]).clamp_min(0.02)
         encoder = shared_encoder()
         self.texts, self.texts_held = (
             torch.from_numpy(np.stack([encoder(s) for s in data.sentences]))
             for data in (self.data, self.held_out)
         )
-        motion.text_mean.copy_(self.texts.mean(0))
-        motion.text_scale.copy_(1 / self.texts.std(0).clamp_min(0.01))
-
-    def _coordinates(self) -> None:
-        """From motions to components, and what an error of each weighs."""
-        weight = importance(self.shape).flatten()
-        scaled = self.network.motion.basis * weight
-        spread = scaled.norm(dim=1)
-        self.into = (scaled / spread[:, None] ** 2 * weight).T
-        self.weight = (spread / spread[0]).clamp_min(0.02)
+        ends.text_mean.copy_(self.texts.mean(0))
+        ends.text_scale.copy_(1 / self.texts.std(0).clamp_min(0.01))
 
     def _numbers(self, w: SceneWindows) -> Tensor:
         return motion_numbers(
@@ -123,43 +107,38 @@ class ViewPiecesTrainer(PartsTrainer):
             torch.from_numpy(w.plane), self.size,
         )
 
-    def codec_step(self) -> float:
-        c, p = self.config, self.pictures
-        views = len(self.shape.views)
-        rng = self.rngs['codec']
-        n = rng.integers(len(p), size=c.codec_batch)
-        v = rng.integers(views, size=c.codec_batch)
-        loss = codec_loss(
-            self.network, p.frames[n, v], p.labels[n, v], p.middles[n, v], p.turns[n]
+    def codec_loss(self, network: PiecesNetwork, rng: np.random.Generator) -> Tensor:
+        p, size = self.pictures, self.options.codec_batch
+        n = rng.integers(len(p), size=size)
+        v = rng.integers(len(self.shape.views), size=size)
+        return codec_loss(
+            network, self.name, p.frames[n, v], p.labels[n, v], p.middles[n, v], p.turns[n]
         )
-        self._update('codec', loss)
-        return float(loss.detach())
 
-    def motion_step(self) -> float:
-        c, motion = self.config, self.network.motion
-        rng, generator = self.rngs['motion'], self.generators['motion']
+    def motion_loss(
+        self, network: PiecesNetwork, rng: np.random.Generator, generator: torch.Generator
+    ) -> Tensor:
+        c, motion = self.options, network.motion
         w = self.data.windows(rng, c.batch)
         with torch.no_grad():
             target = (self._numbers(w).flatten(1) @ self.into).repeat(c.draws, 1)
         text = self.texts[torch.from_numpy(w.sentence)]
         blur = torch.rand(c.batch, 1, generator=generator) * c.blur
         noise = torch.randn(text.shape, generator=generator)
-        text = text + blur * noise / motion.text_scale
+        text = text + blur * noise / motion.views(self.name).text_scale
         scene_of = observed(w, self.size, generator, c.jitter, c.hidden_pieces)
         with torch.autocast('cpu', torch.bfloat16):
-            scene = motion.encode(*scene_of, text, self.size).repeat(c.draws, 1)
+            scene = motion.encode(self.name, *scene_of, text, self.size).repeat(c.draws, 1)
         level = noise_levels(len(target), generator)
         t = level[:, None]
         noise = torch.randn(target.shape, generator=generator)
         with torch.autocast('cpu', torch.bfloat16):
-            clean = motion.denoise((1 - t) * target + t * noise, level, scene).float()
+            clean = motion.denoise(self.name, (1 - t) * target + t * noise, level, scene).float()
         error = F.smooth_l1_loss(clean, target, reduction='none', beta=0.5) * self.weight
-        loss = (error.sum(1) / (level + 0.1)).mean()
-        self._update('motion', loss)
-        return float(loss.detach())
+        return (error.sum(1) / (level + 0.1)).mean()
 
     @torch.no_grad()
-    def validate(self, part: str) -> dict[str, float]:
+    def validate(self, network: PiecesNetwork, part: str) -> dict[str, float]:
         """Held-out errors of one part.
 
         Returns:
@@ -171,25 +150,26 @@ class ViewPiecesTrainer(PartsTrainer):
         """
         rng = np.random.default_rng(99)
         if part == 'codec':
-            return self._validate_codec(rng)
+            return self._validate_codec(network, rng)
         out: dict[str, float] = {}
-        motion, shape, data = self.average.motion, self.shape, self.held_out
+        motion, shape, data = network.motion, self.shape, self.held_out
         hand = shape.moves(0).index(shape.pieces.index('hand')) * 6
         w = data.windows(rng, 160, first=True, still=0)
         target = self._numbers(w)
         scene_of = observed(w, self.size, torch.Generator().manual_seed(9), (0.2, 0.03), 0.0)
         texts = self.texts_held[torch.from_numpy(w.sentence)]
         for label, text in (('', texts), ('_wrong', texts.roll(1, 0))):
-            scene = motion.encode(*scene_of, text, self.size)
-            planned = motion.sample(scene, 8, torch.Generator().manual_seed(99))
+            scene = motion.encode(self.name, *scene_of, text, self.size)
+            planned = motion.sample(self.name, scene, 8, torch.Generator().manual_seed(99))
             off = (planned - target)[..., hand : hand + 2].norm(dim=-1)
             out[f'px4{label}'] = float(off[:, 3].mean())
             out[f'px{shape.look_ahead}{label}'] = float(off[:, -1].mean())
         w = data.windows(rng, 400, still=0)
         target = self._numbers(w)
         scene_of = observed(w, self.size, torch.Generator().manual_seed(9), (0.2, 0.03), 0.0)
-        scene = motion.encode(*scene_of, self.texts_held[torch.from_numpy(w.sentence)], self.size)
-        planned = motion.sample(scene, 8, torch.Generator().manual_seed(99))
+        texts = self.texts_held[torch.from_numpy(w.sentence)]
+        scene = motion.encode(self.name, *scene_of, texts, self.size)
+        planned = motion.sample(self.name, scene, 8, torch.Generator().manual_seed(99))
         off = planned - target
         out['px4_anywhere'] = float(off[:, 3, hand : hand + 2].norm(dim=-1).mean())
         v = shape.views.index(shape.moving_view)
@@ -199,12 +179,14 @@ class ViewPiecesTrainer(PartsTrainer):
         out['ground_px4'] = float(off[:, 3, -8:].abs().mean())
         return out
 
-    def _validate_codec(self, rng: np.random.Generator) -> dict[str, float]:
-        p, codec = self.shown, self.average.codec
+    def _validate_codec(
+        self, network: PiecesNetwork, rng: np.random.Generator
+    ) -> dict[str, float]:
+        p, codec = self.shown, network.codec
         n = rng.integers(len(p), size=40)
         found: dict[str, list[Tensor]] = {'iou': [], 'px': [], 'deg': []}
         for v in range(len(self.shape.views)):
-            logits, votes = codec(to_signal(p.frames[n, v]), 'view')
+            logits, votes = codec(to_signal(p.frames[n, v]), self.name)
             target = masks_of(p.labels[n, v], len(self.shape.pieces))
             there = target.sum((2, 3)) > SEEN
             a, b = logits > 0, target > 0.5
@@ -222,19 +204,6 @@ class ViewPiecesTrainer(PartsTrainer):
             for view, values in zip(self.shape.views, found['px'], strict=True)
         }
         return {key: float(mean) for key, mean in means.items() if not mean.isnan()}
-
-    def resume(self) -> None:
-        """Continue from the states that are there."""
-        super().resume()
-        if 'motion' in self.config.parts:
-            self._coordinates()
-
-    def export(self, command: str) -> CheckpointInfo:
-        """Write the averaged weights (float16) as a checkpoint."""
-        return self._export(
-            command, data=self.meta['recipe'] | {'pictures': len(self.pictures)},
-            shape=self.shape.to_dict(), contract=self.meta['contract'],
-        )  # fmt: skip
 
 
 def observed(
@@ -269,7 +238,8 @@ def masks_of(labels: np.ndarray, pieces: int) -> Tensor:
 
 
 def codec_loss(
-    network: ViewPiecesNetwork,
+    network: PiecesNetwork,
+    embodiment: str,
     frames: np.ndarray,
     labels: np.ndarray,
     middles: np.ndarray,
@@ -279,15 +249,16 @@ def codec_loss(
 
     Args:
         network: the networks.
+        embodiment: whose views.
         frames: uint8 [B, H, W, 3], one view each.
         labels: int8 [B, 2 H, 2 W].
         middles: float32 [B, K, 2] px, NaN where there are none.
         turns: float32 [B, K, 2], likewise.
     """
-    target = masks_of(labels, len(network.config.pieces))
+    target = masks_of(labels, len(network.config.shapes[embodiment].pieces))
     pictures = to_signal(frames).contiguous(memory_format=torch.channels_last)
     with torch.autocast('cpu', torch.bfloat16):
-        logits, votes = network.codec(pictures, 'view')
+        logits, votes = network.codec(pictures, embodiment)
     at, way = count_votes(target, votes)
     true, turn = torch.from_numpy(middles), torch.from_numpy(turns)
     seen = target.sum((2, 3)) > SEEN
@@ -299,42 +270,3 @@ def codec_loss(
         + 0.3 * (apart * here).sum() / here.sum().clamp_min(1)
         + 0.5 * (wrong * turned).sum() / turned.sum().clamp_min(1)
     )  # fmt: skip
-
-
-def main_train(
-    config: ViewPiecesTraining, command: str, *, resume: bool = True
-) -> CheckpointInfo:
-    """What `vera train planner` does once tracks and pictures are there.
-
-    Args:
-        config: the run; `config.out` receives states, curves and checkpoint.
-        command: the command line, kept in the checkpoint.
-        resume: continue a run that was cut short in the same folder.
-    """
-    trainer = ViewPiecesTrainer(config)
-    if resume:
-        trainer.resume()
-    trainer.run()
-    plot_curves(trainer.curves, Path(config.out) / 'curve.png')
-    return trainer.export(command)
-
-
-def plot_curves(curves: dict[str, list[dict[str, float]]], file: Path) -> None:
-    """The learning curves: places that the codec finds, and those of the imagined hand."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout='constrained')
-    for ax, part in zip(axes, PARTS, strict=True):
-        rows = curves[part]
-        keys = [k for k in (rows[-1] if rows else ()) if 'px' in k]
-        for key in keys:
-            style = '--' if key.endswith('wrong') else '-'
-            ax.plot([r[f'{part}_step'] for r in rows], [r[key] for r in rows], style, label=key)
-        ax.set(xlabel=f'step of the {part}', ylabel='px', yscale='log')
-        if rows:
-            ax.legend(frameon=False, fontsize=7)
-    figure.savefig(file, dpi=110)
-    plt.close(figure)
