@@ -41,24 +41,26 @@ def test_metrics_are_plain_data():
     assert report['translate_ms_p50'] is None
 
 
-def play(tmp_path, planner: str, goals: int) -> None:
+def play(tmp_path, planner: str, goals: int, *embodiment: str) -> None:
     from mcap.reader import make_reader
     from mcap_ros2.decoder import DecoderFactory
 
     code, text = vera(
-        'demo', '--planner', planner, '--goals', str(goals), '--json',
+        'demo', *embodiment, '--planner', planner, '--goals', str(goals), '--json',
         '--domain', str(unique_domain()), cwd=tmp_path, timeout=280,
     )  # fmt: skip
     assert code == 0, text
     report = json.loads(text.splitlines()[-1])
     assert report['reached'] >= 0.8 * goals
+    assert report['embodiment'] == (embodiment or ('panda',))[0]
     (run,) = (tmp_path / 'runs').iterdir()
     assert json.loads((run / 'metrics.json').read_text()) == report
     assert (run / 'real_beside_imagined.png').read_bytes().startswith(b'\x89PNG')
     with (run / 'bag' / 'bag_0.mcap').open('rb') as stream:
         reader = make_reader(stream, decoder_factories=[DecoderFactory()])
         topics = {channel.topic for _, channel, _, _ in reader.iter_decoded_messages()}
-    assert {'/vera/visual_plan', '/vera/action_chunk', '/vera/top/color/image_raw'} <= topics
+    cameras = {f'/vera/{camera.topic}' for camera in load_contract(report['embodiment']).cameras}
+    assert {'/vera/visual_plan', '/vera/action_chunk', *cameras} <= topics
     assert processes_of(tmp_path) == {}
 
 
@@ -72,6 +74,12 @@ def test_demo_with_the_oracle(tmp_path):
 @pytest.mark.timeout(300)
 def test_demo_with_the_compact_planner(tmp_path):
     play(tmp_path, 'compact', 5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_demo_of_the_finger_with_the_same_weights(tmp_path):
+    play(tmp_path, 'compact', 5, 'finger')
 
 
 @pytest.mark.slow

@@ -107,7 +107,8 @@ class PoseLearner(Learner):
             look_ahead=c.look_ahead,
         )  # fmt: skip
         self.contract = self.data.meta['contract']
-        self.recipe = self.data.meta['recipe'] | {'clips': len(self.data)}
+        counts = {'clips': len(self.data), 'pictures': self.data.meta['pictures']}
+        self.recipe = self.data.meta['recipe'] | counts
         self.encoder = shared_encoder()
 
     @torch.no_grad()
