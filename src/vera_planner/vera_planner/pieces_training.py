@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -265,29 +266,33 @@ def main_train(config: PiecesTraining, command: str, *, resume: bool = True) -> 
 
 
 def plot_curves(curves: dict[str, list[dict[str, float]]], file: Path) -> None:
-    """The learning curve: the codec's masks, and how far imagined pieces are from the expert's."""
+    """The learning curves: the codec's masks, and how far imagined pieces are from the expert's."""
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout='constrained')
-    for axes, part, ends in (
-        (left, 'codec', ('_iou',)),
-        (right, 'motion', ('_px4', '_px4_wrong', '_px16', '_px16_wrong')),
-    ):
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), layout='constrained')
+    for ax, part, wanted in zip(axes, PARTS, (r'_iou$', r'^[^_]+_px\d+(_wrong)?$'), strict=True):
         rows = curves[part]
-        for key in sorted({k for row in rows for k in row if k.endswith(ends)}):
-            style = '--' if key.endswith('wrong') else '-'
-            axes.plot(
-                [row[f'{part}_step'] for row in rows], [row[key] for row in rows], style,
-                label=key.replace('_', ' '),
+        keys = [key for key in (rows[-1] if rows else ()) if re.search(wanted, key)]
+        colours: dict[str, str] = {}
+        for key in keys:
+            plain = key.removesuffix('_wrong')
+            colour = colours.setdefault(plain, f'C{len(colours)}')
+            ax.plot(
+                [row[f'{part}_step'] for row in rows], [row[key] for row in rows],
+                '--' if key.endswith('wrong') else '-', color=colour,
+                label=key.replace('_', ' ') if key == plain else None,
             )  # fmt: skip
-        axes.set(xlabel=f'step of the {part}')
+        ax.set(xlabel=f'step of the {part}')
         if rows:
-            side = {'loc': 'center left', 'bbox_to_anchor': (1.0, 0.5)} if part == 'motion' else {}
-            axes.legend(frameon=False, fontsize=7, **side)
-    left.set(ylabel='masks: intersection over union')
-    right.set(ylabel='distance from the expert [px]', yscale='log')
+            ax.legend(frameon=False, fontsize=7, loc='center left', bbox_to_anchor=(1.0, 0.5))
+    axes[0].set(ylabel='masks: intersection over union')
+    axes[1].set(
+        ylabel='distance from the expert [px]', yscale='log',
+        title='dashed: asked for something else',
+    )  # fmt: skip
+    axes[1].title.set_fontsize(8)
     figure.savefig(file, dpi=110)
     plt.close(figure)

@@ -21,7 +21,7 @@ from vera_sim.panda_model import (
 )
 
 TASKS = ('touch', 'push', 'press', 'lift', 'stack', 'bowl')
-# Those that the planner that ships has learned.
+# Those that the planner that ships does best.
 BASIC = ('touch', 'push', 'press', 'lift')
 # Those of training, and two that training never saw.
 COLOURS: dict[str, tuple[float, float, float]] = {
