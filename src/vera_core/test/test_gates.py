@@ -89,14 +89,16 @@ def test_thresholds_are_found_by_the_weights_they_belong_to(tmp_path):
     path = tmp_path / 'arm.gate.json'
     assert read_gates(path) == []
     save_gate(entry(), path)
-    save_gate(entry(planner_hash='new', seed=1), path)  # in place of that of the old weights
-    assert len(read_gates(path)) == 1
+    save_gate(entry(planner_hash='new'), path)
+    save_gate(entry(planner_hash='new', seed=1), path)  # in place of that of the same weights
+    assert len(read_gates(path)) == 2
     found = find_gate('arm', ('compact', 'new'), ('jacobian', 'def'), path)
     assert found is not None
     one = {'size': 3.3, 'speed': 1.0}
     assert found.frames.score(one)[0] == pytest.approx(entry(seed=1).frames.score(one)[0])
     assert find_gate('arm', ('compact', 'new'), path=path) is not None
-    assert find_gate('arm', ('compact', 'abc'), path=path) is None
+    assert find_gate('arm', ('compact', 'abc'), path=path) is not None
+    assert find_gate('arm', ('compact', 'other'), path=path) is None
     assert find_gate('arm', ('compact', 'new'), ('jacobian', 'other'), path) is None
 
 

@@ -203,8 +203,8 @@ def warn_unmeasured(planner: tuple[str, str], translator: tuple[str, str] | None
 
 
 def save_gate(entry: GateEntry, path: Path) -> None:
-    """Write an entry in place of that of the same planner and translator, whole or not at all."""
-    same = (entry.planner, entry.translator)
-    kept = [e for e in read_gates(path) if (e.planner, e.translator) != same]
+    """Write an entry in place of that of the same weights, whole or not at all."""
+    same = [getattr(entry, key) for key in _KEYS]
+    kept = [e for e in read_gates(path) if [getattr(e, key) for key in _KEYS] != same]
     data = {'format': FORMAT, 'entries': [e.to_dict() for e in [*kept, entry]]}
     write_atomic(path, (json.dumps(data, allow_nan=False) + '\n').encode())
