@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from vera_bringup.words import measure
 from vera_core import canvas
 from vera_core.contract import load_contract
 from vera_planner.compact import to_signal
@@ -69,3 +70,11 @@ def test_asked_for_what_is_not_there_it_stays(table):
     for picture, _, _ in scenes:
         plan = planner.plan(picture[None], 'make me a sandwich', seed=3)
         assert plan_motion(picture, plan.frames[-1]) < 50
+
+
+def test_it_does_what_it_is_told():
+    contract = load_contract('panda')
+    found = measure(make_planner('compact', contract, threads=1), contract, scenes=6)
+    assert found.right.shape == (6, contract.video.look_ahead)
+    assert found.gap()[0] > 1  # dB; 4 to 5 over many scenes
+    assert (found.moving > 50).all()

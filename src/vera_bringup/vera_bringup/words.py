@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from vera_core.contract import Contract
 from vera_core.seams import Image, VideoPlanner
 from vera_core.seeds import mix
 from vera_planner.motion import plan_motion
-from vera_sim import language, make_environment
+from vera_sim import language, make_environment, panda_tasks
 from vera_sim.finger_painter import PALETTE
+from vera_sim.panda import PandaEnv
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def measure(
     if contract.sim is None:
         raise ValueError(f'embodiment {contract.embodiment!r} has no simulated environment')
     camera = contract.cameras[0]
-    env = make_environment(contract.sim.environment, contract.sim.options, camera.height)
+    several = len(contract.cameras) > 1
+    env: Any = make_environment(contract.sim.environment, contract.sim.options, camera.height)
     right: list[list[float]] = []
     wrong: list[list[float]] = []
     moving: list[float] = []
@@ -68,12 +70,14 @@ def measure(
         env.reset(mix(seed, index, 77))
         rng = np.random.default_rng(mix(seed, index))
         asked, *questions = _questions(env, rng)
-        now = canvas.tile({camera.name: env.render()}, contract)
+        now = canvas.tile(
+            env.render_views() if several else {camera.name: env.render()}, contract
+        )
         rightly, wrongly, nothing = (
             planner.plan(now[None], words, seed=index).frames for words in questions
         )
         future = [
-            canvas.tile({camera.name: image}, contract)
+            canvas.tile(image if several else {camera.name: image}, contract)
             for image in env.expert_rollout(asked, len(rightly))
         ]
         for frames, scores in ((rightly, right), (wrongly, wrong)):
@@ -89,6 +93,16 @@ def _questions(env: Any, rng: np.random.Generator) -> tuple[str, str, str, str]:
         said = env.instruction(rng, held_out=True)
         other, nothing = rng.permutation(list(pusht_videos.UNRELATED))[:2]
         return said.target, said.text, str(other), str(nothing)
+    if isinstance(env, PandaEnv):
+        asked = str(rng.choice(env.askable))
+        other = str(rng.choice([name for name in env.objects if name != asked]))
+        goal = env.goal_of(asked)
+        template = str(rng.choice(panda_tasks.HELD_OUT[goal.task]))
+        missing = [c for c in panda_tasks.COLOURS if c not in env.scene_info.colours]
+        absent = replace(goal, cube=str(rng.choice(missing)))
+        goals = (goal, env.goal_of(other), absent)
+        right, wrong, nothing = (one.phrase(template) for one in goals)
+        return asked, right, wrong, nothing
     asked, other = (str(name) for name in rng.permutation(list(env.objects))[:2])
     template = str(rng.choice(language.HELD_OUT))
     missing = [c for c in PALETTE if c not in env.objects]

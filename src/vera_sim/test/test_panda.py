@@ -374,3 +374,15 @@ def test_bowl_lift_touch_and_press():
     assert not done(Goal('touch', 'green'), touching)
     assert done(Goal('press'), dataclasses.replace(now, depth=0.008))
     assert not done(Goal('press'), dataclasses.replace(now, depth=0.003))
+
+
+def test_what_a_finger_is_pressed_on_does_not_spread_the_hand_beyond_its_stop():
+    env = make_environment('panda', {'task': 'lift'}, 32)
+    env.reset(0)
+    open_hand = env._data.ctrl[:8].copy()
+    finger = env._model.joint('panda_finger_joint1').id
+    env._data.qfrc_applied[env._model.jnt_dofadr[finger]] = 250.0  # N, the arm leaning on a cube
+    env.step(open_hand, 0.3)
+    low, high = env._model.jnt_range[finger]
+    at = env._data.qpos[env._model.jnt_qposadr[finger]]
+    assert low < at < high + 1e-3  # m; with MuJoCo's usual limits 20 mm beyond

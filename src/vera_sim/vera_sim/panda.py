@@ -396,11 +396,11 @@ class PandaEnv:
 
     def success(self, target: str) -> bool:
         """Whether the goal of this name is reached, at this moment."""
-        return done(self._goal(target), self.situation())
+        return done(self.goal_of(target), self.situation())
 
     def progress(self, target: str, start: float) -> float:
         """Share of the way from the start distance [m] that is done, 0..1."""
-        goal, now = self._goal(target), self.situation()
+        goal, now = self.goal_of(target), self.situation()
         if done(goal, now):
             return 1.0
         return float(np.clip(1 - remaining(goal, now) / max(start, 1e-6), 0, 0.99))
@@ -419,7 +419,8 @@ class PandaEnv:
         goal = self._words.get(plain)
         return goal.name if goal is not None else None
 
-    def _goal(self, target: str) -> Goal:
+    def goal_of(self, target: str) -> Goal:
+        """The goal of that name; ValueError if this scene has no such."""
         if target not in self._goals:
             raise ValueError(f'no goal {target!r} in this scene; {", ".join(self._goals)}')
         return self._goals[target]
@@ -472,7 +473,7 @@ class PandaEnv:
         scene: PandaState | None,
         pictures: bool = False,
     ) -> list[tuple[Move, PandaState, dict[str, Image]]]:
-        goal = self._goal(target)
+        goal = self.goal_of(target)
         found = []
         start = self.scene() if scene is None else scene
         with self._foreseeing:
@@ -519,7 +520,7 @@ class PandaEnv:
         """Let the expert act for one frame period, really."""
         with self._lock:
             data = self._data
-            move = decide(self._goal(target), self._situation(data))
+            move = decide(self.goal_of(target), self._situation(data))
             for command in self.setpoints(move, data.qpos[:8].copy(), data.ctrl[:8].copy()):
                 self._advance(data, command, TICK)
         return move

@@ -179,10 +179,12 @@ def _arm(urdf: Urdf, link: str, parent: ET.Element, joint_name: str | None) -> N
         _place(body, joint.origin)
         if joint.kind in MOVING:
             slide = joint.kind == 'prismatic'
+            # Hard stops: what a finger is pressed on must not spread the hand beyond them.
             ET.SubElement(
                 body, 'joint', name=joint.name, type='slide' if slide else 'hinge',
                 axis=_text(joint.axis), range=_text(joint.limits), limited='true',
                 armature='0.05' if slide else '0.1', damping='0' if slide else '1',
+                solreflimit='0.004 1', solimplimit='0.99 0.999 0.0005',
             )
     moves = joint_name is not None and urdf.joints[joint_name].kind == 'prismatic'
     for part in urdf.links[link].collision:
