@@ -188,7 +188,7 @@ def test_pictures_alone_tell_whether_a_goal_was_reached(embodiment):
 
 @pytest.mark.timeout(300)
 def test_dreams_and_reality_of_some_variants():
-    study = dream_study.DreamStudy(FINGER, 2026, ['as shipped', '75% frozen'])
+    study = dream_study.DreamStudy(FINGER, 2, ['as shipped', '75% frozen'])  # comes true
     study.frames = 24
     rows = list(study.rows(1))
     again = list(study.rows(1, rows[:1]))
