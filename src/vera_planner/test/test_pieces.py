@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vera_core.checkpoint import find_checkpoint
+from vera_core.checkpoint import CheckpointError, find_checkpoint
 from vera_core.gates import PlanRejectedError
 from vera_core.seams import VideoPlanner
 from vera_planner.compact import PlannerError
@@ -209,6 +209,12 @@ def test_the_checkpoint_holds_what_was_trained(trained, planner):
     again = load_pieces(info, FIELDS, 0.2, (SIZE, SIZE), threads=1)
     for a, b in zip(again.network.parameters(), planner.network.parameters(), strict=True):
         assert (a == b).all()
+
+
+def test_a_checkpoint_of_an_older_kind_is_refused_by_name(trained):
+    old = replace(trained, config={'kind': 'view_pieces', 'views': ['front']})
+    with pytest.raises(CheckpointError, match='toy.*older kind.*vera train planner'):
+        load_pieces(old, FIELDS, 0.2, (SIZE, SIZE))
 
 
 def test_a_run_cut_in_two_equals_a_run_in_one(folder, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vera_core.checkpoint import CheckpointInfo
+from vera_core.checkpoint import CheckpointError, CheckpointInfo
 from vera_planner.compact import default_threads
 from vera_planner.pieces import STEPS, PiecesPlanner
 from vera_planner.pieces_network import PiecesConfig, PiecesNetwork, PoseShape
@@ -32,7 +32,14 @@ def load_pieces(
         canvas: the contract's height and width.
         threads: CPU threads of this process's torch; `default_threads` if None.
         steps: sampling steps; the planner's default if None.
+
+    Raises:
+        CheckpointError: it was made before all embodiments shared one network.
     """
+    if 'shapes' not in info.config:
+        raise CheckpointError(
+            f'{info.path} is of an older kind of pieces planner; train it again: vera train planner'
+        )
     torch.set_num_threads(threads or default_threads())
     config = PiecesConfig.from_dict(info.config)
     network = PiecesNetwork(config)

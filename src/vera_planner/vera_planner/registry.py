@@ -76,7 +76,7 @@ def make_planner(
     check_contract(info, contract.visual_fields())
     canvas = (contract.canvas.height, contract.canvas.width)
     period = contract.video.frame_period
-    if info.config.get('kind') == 'pieces':
+    if info.config.get('kind') in ('pieces', 'view_pieces'):
         from vera_planner.pieces_checkpoint import load_pieces
 
         return load_pieces(info, contract.visual_fields(), period, canvas, threads, steps)
