@@ -213,7 +213,7 @@ def test_the_checkpoint_holds_what_was_trained(trained, planner):
 
 def test_a_checkpoint_of_an_older_kind_is_refused_by_name(trained):
     old = replace(trained, config={'kind': 'view_pieces', 'views': ['front']})
-    with pytest.raises(CheckpointError, match='toy.*older kind.*vera train planner'):
+    with pytest.raises(CheckpointError, match=r'toy.*older kind.*vera train planner'):
         load_pieces(old, FIELDS, 0.2, (SIZE, SIZE))
 
 
