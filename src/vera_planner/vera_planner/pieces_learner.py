@@ -128,8 +128,7 @@ class PoseLearner(Learner):
         captions = torch.from_numpy(
             np.stack([self.encoder(s) for group in data.sentences for s in group])
         )
-        ends.text_mean.copy_(captions.mean(0))
-        ends.text_scale.copy_(1 / captions.std(0).clamp_min(0.01))
+        ends.measure_words(captions)
 
     def codec_loss(self, network: PiecesNetwork, rng: np.random.Generator) -> Tensor:
         frames, masks, poses = self.data.pictures(rng, self.options.codec_batch)

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  torch's own convention
 
 from vera_planner.pieces_codec import Codec
-from vera_planner.pieces_trunk import Trunk, waves
-from vera_planner.text import DIM as TEXT_DIM
+from vera_planner.pieces_trunk import Ends, Trunk, waves
 from vera_planner.view_pieces_network import ViewEnds, ViewShape
 
 _OCTAVES = 6
@@ -89,7 +88,7 @@ class PiecesConfig:
         return cls(shapes=shapes, **plain)
 
 
-class PoseEnds(nn.Module):
+class PoseEnds(Ends):
     """What an embodiment seen from above has of its own.
 
     Motions are in units of their spread, [B, M, moving, 3].
@@ -108,19 +107,10 @@ class PoseEnds(nn.Module):
         self.pair_out = nn.Parameter(torch.randn(k, 48, width) / 48**0.5)
         self.gather = nn.Parameter(torch.randn(k, width, hidden) / (k * width) ** 0.5)
         self.moving = [pieces.index(name) for name in moving]
-        self.coordinates = (shape.look_ahead, len(moving), 3)
-        numbers = shape.look_ahead * len(moving) * 3
-        self.enter = nn.Linear(numbers, hidden)
-        self.leave = nn.Linear(hidden, numbers)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
-        # Spread of each number over the training's windows; mean and spread of its sentences.
+        self._attach((shape.look_ahead, len(moving), 3), hidden)
+        # Spread of each number over the training's windows.
         self.scale: Tensor
-        self.text_mean: Tensor
-        self.text_scale: Tensor
         self.register_buffer('scale', torch.ones(self.coordinates))
-        self.register_buffer('text_mean', torch.zeros(TEXT_DIM))
-        self.register_buffer('text_scale', torch.full((TEXT_DIM,), TEXT_DIM**0.5))
 
     def encode(
         self,
@@ -170,7 +160,7 @@ class PoseEnds(nn.Module):
         seen = F.silu(torch.einsum('bijf,ijfc->bijc', pair, self.pair) + self.pair_bias)
         both = (there[:, :, None] & there[:, None])[..., None]
         tokens = tokens + torch.einsum('bic,icd->bid', (seen * both).sum(2), self.pair_out)
-        x = trunk.read(tokens, there, (text - self.text_mean) * self.text_scale)
+        x = trunk.read(tokens, there, self.words(text))
         pieces = x[:, :-1] * there[..., None]
         return trunk.scene(torch.einsum('bkc,kch->bh', pieces, self.gather), x[:, -1])
 
@@ -207,9 +197,9 @@ class MotionNetwork(nn.Module):
         assert isinstance(ends, ViewEnds)
         return ends
 
-    def _of(self, embodiment: str) -> PoseEnds | ViewEnds:
+    def _of(self, embodiment: str) -> Ends:
         ends = self.ends[embodiment]
-        assert isinstance(ends, PoseEnds | ViewEnds)
+        assert isinstance(ends, Ends)
         return ends
 
     def encode(self, embodiment: str, *seen: Any) -> Tensor:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  torch's own convention
@@ -93,3 +97,44 @@ class Trunk(nn.Module):
             x = x + block(norm(x) * (1 + scale) + shift)
         out: Tensor = self.last(x)
         return out
+
+
+class Ends(nn.Module):
+    """What an embodiment has of its own: from its pieces to the trunk, and back to its motions.
+
+    Attributes:
+        coordinates: shape of the motions as they are denoised, without the batch.
+        enter, leave: between those and the trunk.
+    """
+
+    coordinates: tuple[int, ...]
+    text_mean: Tensor
+    text_scale: Tensor
+
+    def _attach(self, coordinates: tuple[int, ...], hidden: int) -> None:
+        """The last of what is built: to the trunk and back, and the spread of the sentences."""
+        self.coordinates = coordinates
+        numbers = math.prod(coordinates)
+        self.enter = nn.Linear(numbers, hidden)
+        self.leave = nn.Linear(hidden, numbers)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+        self.register_buffer('text_mean', torch.zeros(TEXT_DIM))
+        self.register_buffer('text_scale', torch.full((TEXT_DIM,), TEXT_DIM**0.5))
+
+    def measure_words(self, sentences: Tensor) -> None:
+        """Take mean and spread of the training's sentences, embeddings [S, 384]."""
+        self.text_mean.copy_(sentences.mean(0))
+        self.text_scale.copy_(1 / sentences.std(0).clamp_min(0.01))
+
+    def words(self, text: Tensor) -> Tensor:
+        """Embeddings [B, 384] in units of their spread."""
+        return (text - self.text_mean) * self.text_scale
+
+    @abstractmethod
+    def encode(self, trunk: Trunk, *seen: Any) -> Tensor:
+        """The scene as one vector [B, hidden]."""
+
+    @abstractmethod
+    def motions(self, clean: Tensor) -> Tensor:
+        """Motions since the anchor, of clean coordinates."""

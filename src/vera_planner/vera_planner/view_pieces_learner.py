@@ -98,8 +98,7 @@ class ViewLearner(Learner):
             torch.from_numpy(np.stack([encoder(s) for s in data.sentences]))
             for data in (self.data, self.held_out)
         )
-        ends.text_mean.copy_(self.texts.mean(0))
-        ends.text_scale.copy_(1 / self.texts.std(0).clamp_min(0.01))
+        ends.measure_words(self.texts)
 
     def _numbers(self, w: SceneWindows) -> Tensor:
         return motion_numbers(

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vera_planner.pieces_trunk import Trunk, waves
-from vera_planner.text import DIM as TEXT_DIM
+from vera_planner.pieces_trunk import Ends, Trunk, waves
 from vera_planner.view_pieces_motion import (
     AFFINE,
     PLANE,
@@ -131,7 +130,7 @@ def importance(shape: ViewShape) -> Tensor:
     return ahead[:, None] * torch.cat(parts)
 
 
-class ViewEnds(nn.Module):
+class ViewEnds(Ends):
     """What an embodiment seen by several cameras has of its own.
 
     Motions are in units of their principal components' spread, [B, components].
@@ -141,7 +140,6 @@ class ViewEnds(nn.Module):
         super().__init__()
         self.shape = c = shape
         views = len(c.views)
-        self.coordinates = (c.components,)
         # The other pieces go where the hand goes.
         self.eyed = c.place((*c.still, *c.kin, 'hand', *c.tool))
         eyed = [c.pieces[k] for k in self.eyed]
@@ -155,17 +153,10 @@ class ViewEnds(nn.Module):
         self.bias = nn.Parameter(torch.randn(len(eyed), width) * 0.3)
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
         self.gather = nn.Linear(width, hidden)
-        self.enter = nn.Linear(c.components, hidden)
-        self.leave = nn.Linear(hidden, c.components)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self._attach((c.components,), hidden)
         # From components to motions [components, M * numbers], each of its spread in the data.
         self.basis: Tensor
-        self.text_mean: Tensor
-        self.text_scale: Tensor
         self.register_buffer('basis', torch.zeros(c.components, c.look_ahead * c.numbers))
-        self.register_buffer('text_mean', torch.zeros(TEXT_DIM))
-        self.register_buffer('text_scale', torch.full((TEXT_DIM,), TEXT_DIM**0.5))
 
     def encode(
         self,
@@ -214,7 +205,7 @@ class ViewEnds(nn.Module):
         features = torch.cat([here, turns, there[..., None].to(at), before], -1)
         tokens = torch.einsum('bkf,kfc->bkc', features, self.own[self.kind]) + self.bias
         tokens = tokens + self.mlp(tokens)
-        x = trunk.read(tokens, there, (text - self.text_mean) * self.text_scale)
+        x = trunk.read(tokens, there, self.words(text))
         body = (x[:, self.body] * there[:, self.body, None]).mean(1)
         return trunk.scene(self.gather(body), x[:, -1])
 
